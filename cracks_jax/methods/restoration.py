@@ -1,0 +1,306 @@
+"""UP-CrackNet (Ma et al. 2024): learn to restore undamaged roads; where restoration fails, there is a crack.
+
+Pure functions over one state. Images arrive as float32 (b, h, w, 3) RGB in [0, 1]; inside, networks see [-1, 1].
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cracks_jax.layers.norm import BatchNorm
+from cracks_jax.losses import adversarial, restoration
+from cracks_jax.methods import optimiser
+from cracks_jax.methods.detection import Detection
+from cracks_jax.networks.backbones.squeezenet import SqueezeNetFeatures
+from cracks_jax.networks.backbones.vgg import VGG19Features
+from cracks_jax.networks.upcracknet import Discriminator, Generator
+from cracks_jax.ops.colour import imagenet_standardise
+from cracks_jax.ops.corruption import multiscale_squares
+
+State = dict[str, Any]
+Batch = dict[str, Any]
+
+# The order of terms in UP-CrackNet's eq. 2 and 3; weights of the paper. `restoration` multiplies the first four.
+LOSS_WEIGHTS = {
+    "mae": 1.0,
+    "ssim": 1.0,
+    "msgms": 1.0,
+    "style": 10.0,
+    "restoration": 100.0,
+    "adversarial": 1.0,
+    "discriminator": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the paper, its authors' code and we read differently (UPCRACKNET.md 6b); the defaults are ours."""
+
+    adversarial: Literal["non_saturating", "minimax"] = "non_saturating"
+    generator_again: bool = False
+    bgr: bool = False
+    ssim_range: float = 2.0
+    ssim_padding: int = 0
+    msgms_median: bool = False
+    msgms_padding: int = 1
+    style_standardised: bool = True
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """U-Net generator and PatchGAN discriminator, trained as UP-CrackNet's section III.
+
+    Attributes:
+      base: channels of the first layer (64).
+      depth: number of strided layers (8 at 256 px); sides of windows are multiples of 2**depth.
+      discriminator_base: channels of the discriminator's first layer (64).
+      style_extractor: frozen pretrained network of the style loss; `none` leaves the term out.
+      losses: forms of the loss terms.
+      beta1, beta2: Adam's.
+      bn_momentum: share of the old batch-norm average kept at a step.
+      axis_name: the mapped axis under pmap; None under jit.
+    """
+
+    base: int = 64
+    depth: int = 8
+    discriminator_base: int = 64
+    style_extractor: Literal["none", "vgg19", "squeezenet1.1"] = "none"
+    losses: Losses = field(default_factory=Losses)
+    beta1: float = 0.5
+    beta2: float = 0.999
+    bn_momentum: float = 0.9
+    unbiased_running_var: bool = False
+    axis_name: str | None = None
+
+    @property
+    def side_multiple(self) -> int:
+        return 2**self.depth
+
+    @property
+    def selection(self) -> tuple[str, Literal["min", "max"]]:
+        return "restoration_loss", "min"
+
+    @property
+    def generator(self) -> Generator:
+        return Generator(base=self.base, depth=self.depth, norm=self._norm)
+
+    @property
+    def discriminator(self) -> Discriminator:
+        return Discriminator(base=self.discriminator_base, norm=self._norm)
+
+    @property
+    def _norm(self) -> Any:
+        return partial(
+            BatchNorm,
+            momentum=self.bn_momentum,
+            unbiased_running_var=self.unbiased_running_var,
+            axis_name=self.axis_name,
+        )
+
+    @property
+    def _optimiser(self) -> Any:
+        return optimiser.transform("adam", beta1=self.beta1, beta2=self.beta2, momentum=0.0)
+
+    def init(self, key: PRNGKeyArray, batch: Batch) -> State:
+        """A fresh state for images of the batch's size; the style extractor is random until weights are adopted."""
+        g_key, d_key, s_key = jax.random.split(key, 3)
+        image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+        generator = self.generator.init(g_key, image, mode="batch", dropout=False)
+        discriminator = self.discriminator.init(d_key, image, image, mode="batch")
+        state = {
+            "generator": dict(generator),
+            "discriminator": dict(discriminator),
+            "generator_optimiser": self._optimiser.init(generator["params"]),
+            "discriminator_optimiser": self._optimiser.init(discriminator["params"]),
+            "step": jnp.zeros((), jnp.int32),
+        }
+        if self.style_extractor != "none":
+            state["style"] = dict(self._extractor.init(s_key, image))
+        return state
+
+    def train_step(
+        self, state: State, batch: Batch, hyper: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[State, dict[str, Array]]:
+        """One discriminator step and one generator step on one batch.
+
+        The generator runs once and its gradient is pulled back through that pass; with `losses.generator_again` it
+        runs anew after the discriminator's update, as the authors' code does. Either way the generator is judged by
+        the updated discriminator, whose arrays its step leaves untouched.
+        """
+        real = self._to_network(batch["image"])
+        corrupted = self._to_network(batch["corrupted"][:, 0])
+        first, second = self._keys(key)
+
+        fake, pull_back, g_stats = self._generate(state["generator"], corrupted, first)
+        discriminator, d_optimiser, d_loss = self._discriminator_step(state, corrupted, real, fake, hyper)
+        if self.losses.generator_again:
+            generator_now = {"params": state["generator"]["params"], "batch_stats": g_stats}
+            fake, pull_back, g_stats = self._generate(generator_now, corrupted, second)
+
+        def total(restored: Array) -> tuple[Array, dict[str, Array]]:
+            logits, _ = self.discriminator.apply(
+                discriminator, corrupted, restored, mode="batch", mutable=["batch_stats"]
+            )[0]
+            return self.generator_loss(restored, real, logits, state.get("style"), hyper)
+
+        (g_loss, terms), d_fake = jax.value_and_grad(total, has_aux=True)(fake)
+        (g_gradient,) = pull_back(d_fake)
+        g_params, g_optimiser = optimiser.update(
+            self._optimiser,
+            self._mean(g_gradient),
+            state["generator_optimiser"],
+            state["generator"]["params"],
+            hyper["learning_rate"],
+        )
+        new = {
+            **state,
+            "generator": {"params": g_params, "batch_stats": g_stats},
+            "discriminator": discriminator,
+            "generator_optimiser": g_optimiser,
+            "discriminator_optimiser": d_optimiser,
+            "step": state["step"] + 1,
+        }
+        return new, self._mean({"loss": g_loss, "discriminator_loss": d_loss, **terms})
+
+    def generator_loss(
+        self, restored: Array, real: Array, logits: Array, style: State | None, hyper: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Eq. 2 and 3: restoration * (mae + ssim + msgms + style) + adversarial, and each term unweighted."""
+        how = self.losses
+        terms = {
+            "mae": restoration.mae(restored, real),
+            "ssim": 1 - restoration.ssim(restored, real, data_range=how.ssim_range, padding=how.ssim_padding),
+            "msgms": restoration.msgms_loss(
+                restored, real, median=how.msgms_median, padding=how.msgms_padding
+            ),
+            "adversarial": adversarial.generator_loss(logits, how.adversarial),
+        }
+        if style is not None:
+            # One pass over both halves; the target's features carry no gradient.
+            target = self._style_features(style, jax.lax.stop_gradient(real))
+            terms["style"] = restoration.style_loss(self._style_features(style, restored), target)
+        pixels = sum(hyper[name] * terms[name] for name in ("mae", "ssim", "msgms", "style") if name in terms)
+        return hyper["restoration"] * pixels + hyper["adversarial"] * terms["adversarial"], terms
+
+    def score(
+        self, state: State, images: Float[Array, "b h w 3"], key: PRNGKeyArray, how: Detection
+    ) -> Float[Array, "b h w"]:
+        """The restoration error of unmasked images, each window by itself; in [0, 1] (section III-D, eq. 1)."""
+        if how.stretch_input:
+            low = images.min((1, 2, 3), keepdims=True)
+            span = jnp.maximum(images.max((1, 2, 3), keepdims=True) - low, 1e-12)
+            images = jnp.floor((images - low) / span * 255) / 255
+        x = self._to_network(images)
+        restored = self.restore(state, x, key, how)
+        a, b = (x + 1) / 2, (restored + 1) / 2
+        if how.error == "square":
+            return jnp.mean(jnp.square(a - b), -1)
+        a, b = self._grey(a), self._grey(b)
+        if how.error == "absolute":
+            return jnp.abs(a - b)
+        difference = _stretched(jnp.abs(_stretched(a) - _stretched(b)))
+        return jnp.floor(difference * 255) / 255
+
+    def validation_loss(
+        self, state: State, images: Float[Array, "b h w 3"], key: PRNGKeyArray, how: Detection
+    ) -> dict[str, Float[Array, ""]]:
+        """MAE + (1 - SSIM) + MSGMS of undamaged windows restored under each of the six masks, averaged.
+
+        Always in our own loss forms, unweighted, so that runs with different training losses can be compared.
+        """
+        x = self._to_network(images)
+        sums = {"mae": jnp.zeros(()), "ssim": jnp.zeros(()), "msgms": jnp.zeros(())}
+        masks = multiscale_squares(images.shape[1])
+        # A plain loop: on a CPU a network inside scan is many times slower.
+        for keep in masks:
+            corrupted = jnp.where(jnp.asarray(keep, bool), x, -1.0)
+            restored = self.restore(state, corrupted, key, how)
+            sums["mae"] += restoration.mae(restored, x) / len(masks)
+            sums["ssim"] += (1 - restoration.ssim(restored, x)) / len(masks)
+            sums["msgms"] += restoration.msgms_loss(restored, x) / len(masks)
+        return {"restoration_loss": sums["mae"] + sums["ssim"] + sums["msgms"], **sums}
+
+    def restore(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
+        """The generator's answer to images in [-1, 1], batch norm and dropout as detection has them."""
+        mode = "window" if how.batch_norm == "batch" else "running"
+        restored, _ = self.generator.apply(
+            state["generator"], x, mode=mode, dropout=how.dropout, rngs={"dropout": key}
+        )
+        return restored
+
+    def _generate(self, generator: State, corrupted: Array, key: PRNGKeyArray) -> tuple[Array, Any, Any]:
+        def forward(params: Any) -> tuple[Array, Any]:
+            variables = {"params": params, "batch_stats": generator["batch_stats"]}
+            (restored, _), updated = self.generator.apply(
+                variables, corrupted, mode="batch", dropout=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+            return restored, updated["batch_stats"]
+
+        return jax.vjp(forward, generator["params"], has_aux=True)
+
+    def _discriminator_step(
+        self, state: State, corrupted: Array, real: Array, fake: Array, hyper: dict[str, Array]
+    ) -> tuple[State, Any, Array]:
+        """Real and restored images in separate passes, each with its own batch statistics, as the authors do."""
+        fake = jax.lax.stop_gradient(fake)
+
+        def loss_of(params: Any) -> tuple[Array, Any]:
+            stats = state["discriminator"]["batch_stats"]
+            logits = []
+            for image in (real, fake):
+                (out, _), updated = self.discriminator.apply(
+                    {"params": params, "batch_stats": stats}, corrupted, image, mode="batch", mutable=["batch_stats"]
+                )
+                stats = updated["batch_stats"]
+                logits.append(out)
+            return adversarial.discriminator_loss(*logits), stats
+
+        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["discriminator"]["params"])
+        gradient = jax.tree.map(lambda g: hyper["discriminator"].astype(g.dtype) * g, self._mean(gradient))
+        params, opt_state = optimiser.update(
+            self._optimiser,
+            gradient,
+            state["discriminator_optimiser"],
+            state["discriminator"]["params"],
+            hyper["discriminator_learning_rate"],
+        )
+        return {"params": params, "batch_stats": stats}, opt_state, loss
+
+    @property
+    def _extractor(self) -> Any:
+        return VGG19Features() if self.style_extractor == "vgg19" else SqueezeNetFeatures()
+
+    def _style_features(self, style: State, x: Array) -> list[Array]:
+        if self.losses.style_standardised or self.style_extractor == "squeezenet1.1":
+            x = imagenet_standardise((self._rgb(x) + 1) / 2)
+        return list(self._extractor.apply(style, x).values())
+
+    def _to_network(self, images: Array) -> Array:
+        return self._rgb(images * 2 - 1)
+
+    def _rgb(self, x: Array) -> Array:
+        """RGB <-> the network's channel order (its own inverse)."""
+        return x[..., ::-1] if self.losses.bgr else x
+
+    def _grey(self, x: Array) -> Array:
+        x = self._rgb(x)
+        return 0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2]
+
+    def _keys(self, key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+        if self.axis_name is not None:  # each device draws its own dropout
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+        first, second = jax.random.split(key)
+        return first, second
+
+    def _mean(self, tree: Any) -> Any:
+        return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)
+
+
+def _stretched(x: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """Each image to its own full range; a flat one to 0."""
+    low = x.min((1, 2), keepdims=True)
+    return (x - low) / jnp.maximum(x.max((1, 2), keepdims=True) - low, 1e-12)

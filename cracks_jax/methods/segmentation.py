@@ -1,0 +1,128 @@
+"""Supervised crack segmentation: CrackSeg (Song et al. 2020) and every variant of its Tables 4 and 5.
+
+Pure functions over one state. Images arrive as float32 (b, h, w, 3) RGB in [0, 1].
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cracks_jax.errors import UsageError
+from cracks_jax.layers.norm import BatchNorm
+from cracks_jax.losses.segmentation import cross_entropy
+from cracks_jax.methods import optimiser
+from cracks_jax.methods.detection import Detection
+from cracks_jax.networks.crackseg import VARIANTS, CrackSeg
+from cracks_jax.ops.colour import imagenet_standardise
+
+State = dict[str, Any]
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A network that labels each pixel, trained with softmax cross-entropy (eq. 2).
+
+    Attributes:
+      variant: a row of Table 4 or 5 (`networks.crackseg.VARIANTS`); the full network is `table5_both_x3`.
+      reading: how the multiscale dilated module is read (R1, R1n, R2, R3).
+      version: ResNet v1 or v2 (pre-activation).
+      output_stride: 8, 16 or 32.
+      optimiser, beta1, beta2, momentum: see `optimiser.transform`.
+      bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
+      axis_name: the mapped axis under pmap; None under jit.
+    """
+
+    variant: str = "table5_both_x3"
+    reading: Literal["R1", "R1n", "R2", "R3"] = "R1"
+    version: Literal[1, 2] = 1
+    output_stride: Literal[8, 16, 32] = 16
+    optimiser: Literal["adam", "sgd"] = "adam"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    momentum: float = 0.9
+    bn_momentum: float = 0.9997
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise UsageError(f"method.variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}")
+
+    @property
+    def side_multiple(self) -> int:
+        return 32
+
+    @property
+    def selection(self) -> tuple[str, Literal["min", "max"]]:
+        return "iou", "max"
+
+    @property
+    def network(self) -> CrackSeg:
+        norm = partial(BatchNorm, momentum=self.bn_momentum, debias=True, axis_name=self.axis_name)
+        return VARIANTS[self.variant](
+            reading=self.reading, version=self.version, output_stride=self.output_stride, norm=norm
+        )
+
+    @property
+    def _optimiser(self) -> Any:
+        return optimiser.transform(
+            self.optimiser, beta1=self.beta1, beta2=self.beta2, momentum=self.momentum
+        )
+
+    def init(self, key: PRNGKeyArray, batch: Batch) -> State:
+        image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+        network = self.network.init(key, image, mode="batch")
+        return {
+            "network": dict(network),
+            "optimiser": self._optimiser.init(network["params"]),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def train_step(
+        self, state: State, batch: Batch, hyper: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[State, dict[str, Array]]:
+        """One step on images and their masks. The key is unused: CrackSeg has no randomness of its own."""
+        x = imagenet_standardise(batch["image"])
+
+        def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
+            (logits, _), updated = self.network.apply(
+                {"params": params, "batch_stats": state["network"]["batch_stats"]},
+                x,
+                mode="batch",
+                mutable=["batch_stats"],
+            )
+            return cross_entropy(logits, batch["mask"]), (updated["batch_stats"], logits)
+
+        (loss, (stats, logits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state["network"]["params"]
+        )
+        params, opt_state = optimiser.update(
+            self._optimiser,
+            self._mean(gradient),
+            state["optimiser"],
+            state["network"]["params"],
+            hyper["learning_rate"],
+            hyper["weight_decay"],
+        )
+        correct = jnp.mean(((logits[..., 1] > logits[..., 0]) == (batch["mask"] > 0)).astype(jnp.float32))
+        new = {
+            "network": {"params": params, "batch_stats": stats},
+            "optimiser": opt_state,
+            "step": state["step"] + 1,
+        }
+        return new, self._mean({"loss": loss, "accuracy": correct})
+
+    def score(
+        self, state: State, images: Float[Array, "b h w 3"], key: PRNGKeyArray, how: Detection
+    ) -> Float[Array, "b h w"]:
+        """The softmax probability of the class crack; above 0.5 is argmax."""
+        mode = "window" if how.batch_norm == "batch" else "running"
+        logits, _ = self.network.apply(state["network"], imagenet_standardise(images), mode=mode)
+        return jax.nn.sigmoid((logits[..., 1] - logits[..., 0]).astype(jnp.float32))
+
+    def _mean(self, tree: Any) -> Any:
+        return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)
