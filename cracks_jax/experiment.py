@@ -48,15 +48,12 @@ class Training:
     """How long and how a method is trained. Lengths are steps (one batch each); patience counts validations.
 
     `loss_weights` and the learning rates travel to the compiled step as traced numbers: changing one compiles nothing.
+    `pretrained` (the trunk) and `style_weights` (the style loss's extractor) are files under $CRACKS_WEIGHTS, or paths.
     """
 
     steps: int = 11_840
     batch_size: int = 8
     preset: Literal["default", "paper", "authors"] = "default"
-    optimiser: Literal["adam", "sgd"] = "adam"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    momentum: float = 0.9
     schedule: Literal["constant", "exponential", "poly"] = "poly"
     schedule_decay: float = 0.99
     schedule_power: float = 0.9
@@ -69,6 +66,7 @@ class Training:
     validate_every: int = 592
     patience: int | None = None
     pretrained: str | None = None
+    style_weights: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""UP-CrackNet three times: as the paper prints it, as its authors' code does it, and as we recommend it.
+
+The table is UPCRACKNET.md section 6b. A detection preset sets detection only; a training preset sets the losses,
+the order of corruption and crop, and the patience.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from cracks_jax.errors import UsageError
+from cracks_jax.methods.detection import Detection
+from cracks_jax.methods.restoration import LOSS_WEIGHTS, Losses, Restoration
+
+if TYPE_CHECKING:
+    from cracks_jax.experiment import Experiment
+
+DETECTION_PRESETS: dict[str, Detection] = {
+    "default": Detection(
+        geometry="native", rule="undamaged:0.995", batch_norm="batch", error="absolute", filter="gaussian"
+    ),
+    "paper": Detection(
+        geometry="resize256", rule="otsu", batch_norm="batch", error="square", filter="bilateral"
+    ),
+    "authors": Detection(
+        geometry="resize256",
+        rule="otsu",
+        batch_norm="batch",
+        dropout=True,
+        error="authors",
+        stretch_input=True,
+        filter="bilateral",
+    ),
+}
+
+LOSSES: dict[str, Losses] = {
+    "default": Losses(),
+    "paper": Losses(adversarial="minimax"),
+    "authors": Losses(
+        generator_again=True,
+        bgr=True,
+        ssim_range=1.0,
+        ssim_padding=5,
+        msgms_median=True,
+        msgms_padding=0,
+        style_standardised=False,
+    ),
+}
+
+
+def default_detection(method: Any) -> Detection:
+    """What detection does where nothing is asked for: UP-CrackNet's default, the floor by Otsu, CrackSeg at argmax."""
+    if isinstance(method, Restoration):
+        return DETECTION_PRESETS["default"]
+    return Detection(rule="otsu") if not hasattr(method, "selection") else Detection()
+
+
+def detection_preset(method: Any, name: str) -> Detection:
+    if not isinstance(method, Restoration):
+        raise UsageError(f"--preset {name}: presets belong to UP-CrackNet runs; this is {type(method).__name__}")
+    if name not in DETECTION_PRESETS:
+        raise UsageError(f"--preset {name}: expected one of {', '.join(DETECTION_PRESETS)}")
+    return DETECTION_PRESETS[name]
+
+
+def with_training_preset(experiment: "Experiment", name: str) -> "Experiment":
+    """The experiment with every training choice of a preset; lengths in steps stay the file's own."""
+    if not isinstance(experiment.method, Restoration):
+        raise UsageError(f"training.preset={name}: presets belong to UP-CrackNet; this trains CrackSeg")
+    authors = name == "authors"
+    return dataclasses.replace(
+        experiment,
+        method=dataclasses.replace(
+            experiment.method, losses=LOSSES[name], unbiased_running_var=authors
+        ),
+        data=dataclasses.replace(
+            experiment.data, pipeline=dataclasses.replace(experiment.data.pipeline, corrupt_before=authors)
+        ),
+        training=dataclasses.replace(
+            experiment.training,
+            preset=name,
+            patience=None if authors else experiment.training.patience,
+            loss_weights={**LOSS_WEIGHTS, **experiment.training.loss_weights, "discriminator": 0.5 if authors else 1.0},
+        ),
+    )

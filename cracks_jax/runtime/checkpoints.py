@@ -1,0 +1,123 @@
+"""States on disk: `checkpoints/<step>/`, written by orbax in the background, committed whole or not at all."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cracks_jax.errors import CracksError
+
+# A generator and a discriminator with Adam's moments take 650 MB; the least that must be free before a save.
+_SPARE_BYTES = 64 * 2**20
+
+
+class Checkpoints:
+    """The checkpoints of one run. The newest and the best are kept, others go once a newer one is committed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True, create=True),
+        )
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, *, best: int | None) -> None:
+        """Begin to save; what came before is committed by then, and pruned to the newest and the best."""
+        self.wait()
+        for old in self.steps()[:-1]:
+            if old != best:
+                self._manager.delete(old)
+        if step in self.steps():
+            return
+        needed = sum(x.nbytes for x in jax.tree.leaves(state)) + _SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise CracksError(
+                f"{self.folder}: {free / 2**20:.0f} MB are free, a checkpoint needs {needed / 2**20:.0f} MB; "
+                f"free space and run the same command again (it goes on from step {max(self.steps(), default=0)})"
+            )
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+        except OSError as error:
+            raise self._write_error(step, error) from error
+
+    def wait(self) -> None:
+        """Until the save under way, if any, is committed."""
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise self._write_error("the last", error) from error
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state saved at `step`, placed as `like` is; CracksError where it does not fit or cannot be read."""
+        folder = self.folder / str(step)
+        if step not in self.steps():
+            raise CracksError(f"{folder}: there is no checkpoint {step}; there are {self.steps() or 'none'}")
+        self._check_shapes(step, like)
+        try:
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # orbax and tensorstore raise whatever they like on damaged files
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CracksError(
+                f"{folder}: the checkpoint cannot be read ({first[:200]}); delete that folder to go on from an earlier one"
+            ) from error
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _check_shapes(self, step: int, like: Any) -> None:
+        """Name the first array that differs: orbax's own message names none that a user would know."""
+        try:
+            saved = self._manager.item_metadata(step)
+            saved = _flat(getattr(saved, "tree", saved))
+        except Exception as error:
+            raise CracksError(
+                f"{self.folder / str(step)}: the checkpoint's description cannot be read ({type(error).__name__}); "
+                "delete that folder to go on from an earlier one"
+            ) from error
+        wanted = _flat(like)
+        for path in sorted(set(saved) | set(wanted)):
+            found = tuple(saved[path].shape) if path in saved else None
+            expected = tuple(wanted[path].shape) if path in wanted else None
+            if found != expected:
+                raise CracksError(
+                    f"{self.folder / str(step)}: does not fit this experiment: {path} is {found}, expected {expected}; "
+                    "it was saved by another experiment or version"
+                )
+
+    def _write_error(self, step: int | str, error: OSError) -> CracksError:
+        return CracksError(
+            f"{self.folder}: checkpoint {step} could not be written ({error.strerror or error}); free space and run "
+            f"the same command again"
+        )
+
+
+def state_sha256(state: Any) -> str:
+    """SHA-256 over every array: sorted '/'-joined paths, then dtype, shape and little-endian bytes of each."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_flat(state).items()):
+        array = np.asarray(leaf)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{path}\0{array.dtype.name}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {"/".join(_name(entry) for entry in path): leaf for path, leaf in leaves}
+
+
+def _name(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

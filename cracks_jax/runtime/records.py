@@ -1,0 +1,72 @@
+"""A run's log: one JSON object per line, append-only, each step once even after a resume."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cracks_jax.errors import CracksError
+
+
+class Records:
+    """`records.jsonl` of one run directory. Every record has an `event` and a `step`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, event: str, step: int, **values: Any) -> None:
+        line = json.dumps({"event": event, "step": step, **values}, allow_nan=False)
+        try:
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise CracksError(f"{self.path}: cannot be written ({error.strerror}); free space or choose another --run") from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        for line in self.path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a run that was killed while writing
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: those steps are about to be taken again."""
+        kept = [json.dumps(record) for record in self if record["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self.path)
+
+    def best(self, metric: str, direction: str) -> tuple[int, float] | None:
+        """(step, value) of the best validation so far; the earliest wins a tie; None before the first."""
+        found = [(r["step"], r[metric]) for r in self if r["event"] == "validation" and r.get(metric) is not None]
+        if not found:
+            return None
+        sign = 1 if direction == "min" else -1
+        return min(found, key=lambda pair: (sign * pair[1], pair[0]))
+
+    def validations_since_best(self, metric: str, direction: str) -> int:
+        best = self.best(metric, direction)
+        return 0 if best is None else sum(r["event"] == "validation" and r["step"] > best[0] for r in self)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Written whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CracksError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CracksError(f"{path}: is missing; expected a run directory made by `cracks-jax train`") from error
+    except (OSError, ValueError) as error:
+        raise CracksError(f"{path}: cannot be read as JSON ({error}); restore it or train again") from error
