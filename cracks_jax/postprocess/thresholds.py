@@ -74,8 +74,8 @@ def otsu(score: np.ndarray) -> float:
 
     Args:
       score: float (h, w): 256 equal bins between its own least and greatest score, the threshold is the
-        centre of the last bin below the split (as scikit-image). uint8 (h, w): one bin per grey level, the threshold
-        is the last level below the split (as scikit-image and OpenCV).
+        centre of the last bin below the split (as scikit-image). uint8 (h, w): one bin per grey level, the
+        threshold is the last level below the split (as scikit-image and OpenCV).
 
     Returns:
       The threshold in the units of `score`. A constant image has no crack: the threshold is its value.
@@ -126,9 +126,9 @@ def quantile_threshold(errors: Iterable[np.ndarray], q: float) -> float:
     parts = [np.asarray(part, np.float32).reshape(-1) for part in errors]
     values = np.concatenate(parts) if parts else np.empty(0, np.float32)
     if not values.size:
-        raise CracksError("no undamaged pixel to take a threshold from; the rule 'undamaged' needs such windows")
+        raise CracksError("the rule 'undamaged' found no pixel; it needs at least one undamaged window")
     if not np.isfinite(values).all():
-        raise CracksError("the error on undamaged windows is not finite; the checkpoint or a window is broken")
+        raise CracksError("the error on undamaged windows is not finite; use another checkpoint")
     # Rounded first: q * n may land a rounding error above a whole number, which would move one rank up.
     rank = max(math.ceil(round(q * values.size, 6)), 1) - 1
     return float(np.partition(values, rank)[rank])

@@ -60,7 +60,7 @@ def plan(height: int, width: int, tile: int, overlap: int) -> list[Box]:
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
     if not 0 <= overlap < tile:
-        raise ValueError(f"tile {tile} with overlap {overlap}; the overlap must be 0 or more and below the tile")
+        raise ValueError(f"tile {tile} with overlap {overlap}; the overlap must be from 0 to {tile - 1}")
     if length < tile:
         raise ValueError(f"image side {length} is below the tile {tile}; pad it or take a smaller tile")
     count = max(1, -(-(length - overlap) // (tile - overlap)))
@@ -97,7 +97,9 @@ def score_tiled(
         for x in columns:
             scores = score_window(padded[y : y + tile, x : x + tile])
             if scores.shape != (tile, tile):
-                raise ValueError(f"a window of {tile}x{tile} got scores of shape {scores.shape}; make them equal")
+                raise ValueError(
+                    f"a window of {tile}x{tile} got scores of shape {scores.shape}; they must agree"
+                )
             band[:, x : x + tile] += weight * scores
         done = following - y  # later tiles reach no row above the next one's first
         out[y:following] = band[:done] / np.outer(down[y:following], across)
