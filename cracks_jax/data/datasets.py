@@ -1,0 +1,288 @@
+"""Data sets: a name or a path, perhaps with a split, becomes a list of records to read in any order.
+
+A name is looked up under the folder that the environment variable CRACKS_DATA names; anything else is a path.
+`deepcrack:train` asks for a split. How folders are laid out is the business of `layouts`. A validation split
+is made here where a data set has none, such that nothing in it has a near copy in the training part.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cracks_jax.data import layouts
+from cracks_jax.data.duplicates import near_duplicates, signatures
+from cracks_jax.data.images import read_bytes
+from cracks_jax.errors import CracksError, UsageError
+
+VARIABLE = "CRACKS_DATA"
+
+# Names of windows that tell their photograph: Crack500's `20160222_081011_1_361` (and `..._y48_x176` cut from
+# it) and `IMG_2934_1_969`; DeepCrack's `11289-10`, `IMG33-4`, `7Q3A9060-2`.
+_WINDOW_NAMES = (
+    re.compile(r"(\d{8}_\d{6}|IMG_\d+)_\d+_\d+(?:_|$)"),
+    re.compile(r"((?:IMG_?|7Q3A)?\d+)-\d{1,2}$"),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image, and its mask where there is one."""
+
+    stem: str
+    image: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records in the order of their stems.
+
+    Attributes:
+      name: the data set's name; of a path only its last part, so that records of runs hold no absolute path.
+      split: the split's name, "" where the data set has none.
+    """
+
+    name: str
+    split: str
+    records: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(record.stem for record in self.records)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every record has a mask."""
+        return all(record.mask is not None for record in self.records)
+
+    def subset(self, stems: Iterable[str], split: str | None = None) -> "Dataset":
+        """The records of those stems, in the order of this data set; UsageError for a stem that is not here."""
+        wanted = set(stems)
+        missing = sorted(wanted - set(self.stems))
+        if missing:
+            raise UsageError(f"{self.label}: no record is called {_first(missing)}")
+        kept = tuple(record for record in self.records if record.stem in wanted)
+        return replace(self, records=kept, split=self.split if split is None else split)
+
+    @property
+    def label(self) -> str:
+        """`name:split`, as it would be asked for."""
+        return f"{self.name}:{self.split}" if self.split else self.name
+
+    def digest(self) -> str:
+        """SHA-256 over stems, file names and contents, sorted; the same wherever the files lie."""
+        files = [
+            (f"{record.stem}\0{role}\0{path.name}\0", path)
+            for record in sorted(self.records, key=lambda r: r.stem)
+            for role, path in (("image", record.image), ("mask", record.mask))
+            if path is not None
+        ]
+        total = hashlib.sha256()
+        with ThreadPoolExecutor(4) as pool:
+            for (name, _), content in zip(files, pool.map(_sha256, (path for _, path in files)), strict=True):
+                total.update(name.encode() + content)
+        return total.hexdigest()
+
+
+def parse_spec(spec: str) -> tuple[str, str | None]:
+    """`NAME_OR_PATH[:SPLIT]` -> (name or path, split or None); a path with a colon in it wins if it exists."""
+    if ":" not in spec or _exists(spec):
+        return spec, None
+    name, _, split = spec.rpartition(":")
+    if not name or not split:
+        raise UsageError(f"data set '{spec}': expected NAME_OR_PATH or NAME_OR_PATH:SPLIT, such as deepcrack:train")
+    return name, split
+
+
+def find_root(name_or_path: str) -> Path:
+    """The folder of a data set; CracksError says where it was looked for."""
+    named = _named(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if named is not None and named.is_dir():
+        return named
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CracksError(f"{name_or_path}: is a file; expected the folder of a data set")
+    where = os.environ.get(VARIABLE)
+    hint = f"nor {name_or_path} under {where} ({VARIABLE})" if where else f"and {VARIABLE} is not set"
+    raise CracksError(
+        f"data set '{name_or_path}': there is no such folder, {hint}; set {VARIABLE} to the folder that holds the "
+        "data sets, or name a path"
+    )
+
+
+def open_dataset(name_or_path: str | Path, split: str | None = None, *, need_masks: bool = False) -> Dataset:
+    """The records of one split, matched by stem; `name_or_path` may carry the split behind a colon.
+
+    Raises CracksError: no such folder, no images, a mask without image, two files of one stem, and with
+    `need_masks` an image without mask. UsageError: a split that is not there, or none named where there are
+    several.
+    """
+    if split is None:
+        name, split = parse_spec(str(name_or_path))
+    else:
+        name = str(name_or_path)
+    root = find_root(name)
+    found = _choose(root, name, split)
+    records = _records(found, root, name, need_masks)
+    return Dataset(name=root.name or root.resolve().name, split=found.name, records=records)
+
+
+def split_validation(
+    dataset: Dataset, fraction: float = 0.1, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dataset, Dataset]:
+    """(training, validation): the fraction of records that a hash of names picks, rounded up, at least one.
+
+    Windows of one photograph and near-duplicates stay together, and groups are taken in the order of the
+    SHA-256 of their name: so neither the order of the files nor, largely, the rest of the set matters. A group
+    that would overshoot the fraction by half is passed over. Reads every image once (`progress(done, total)`).
+    CracksError where all images belong together, so that nothing can be held out.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"validation fraction {fraction}: expected a number between 0 and 1")
+    groups = _groups(dataset, progress)
+    target = math.ceil(fraction * len(dataset) - 1e-9)
+    chosen: list[str] = []
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(chosen) >= target:
+            break
+        if len(chosen) + len(groups[name]) <= math.ceil(1.5 * target):
+            chosen += groups[name]
+    if not chosen and groups:
+        chosen = list(min(groups.values(), key=len))
+    if len(chosen) == len(dataset):
+        raise CracksError(
+            f"{dataset.label}: all {len(dataset)} images belong to one photograph or are near-duplicates, so none "
+            "can be held out for validation; add images, or a split called 'val'"
+        )
+    held_out = set(chosen)
+    rest = [stem for stem in dataset.stems if stem not in held_out]
+    prefix = f"{dataset.split}/" if dataset.split else ""
+    return dataset.subset(rest, f"{prefix}training"), dataset.subset(chosen, f"{prefix}validation")
+
+
+def photograph(stem: str) -> str:
+    """The photograph that a window's name tells it was cut from; any other name stands for itself."""
+    for pattern in _WINDOW_NAMES:
+        found = pattern.match(stem)
+        if found:
+            return found[1]
+    return stem
+
+
+def _exists(spec: str) -> bool:
+    named = _named(spec)
+    return Path(spec).expanduser().exists() or (named is not None and named.exists())
+
+
+def _named(name: str) -> Path | None:
+    """Where a bare name would lie under CRACKS_DATA, read anew at every call."""
+    where = os.environ.get(VARIABLE)
+    path = Path(name)
+    if not where or not name or path.is_absolute() or name.startswith((".", "~")) or ".." in path.parts:
+        return None
+    return Path(where).expanduser() / path
+
+
+def _choose(root: Path, name: str, split: str | None) -> layouts.Split:
+    splits = layouts.find_splits(root)
+    listed = ", ".join(s for s in splits if s) or "none"
+    if not splits:
+        raise CracksError(
+            f"{root}: no images found; expected images/ and masks/, in the folder or in one subfolder per split, "
+            "or image files"
+        )
+    if split is None and layouts.WHOLE not in splits and len(splits) > 1:
+        raise UsageError(f"data set '{name}' has the splits {listed}; name one, such as {name}:{next(iter(splits))}")
+    if split is None:
+        return splits.get(layouts.WHOLE) or next(iter(splits.values()))
+    found = layouts.choose(splits, split)
+    if found is None:
+        raise UsageError(f"data set '{name}' has no split '{split}'; its splits: {listed}")
+    return found
+
+
+def _records(split: layouts.Split, root: Path, name: str, need_masks: bool) -> tuple[Record, ...]:
+    where = f"{root} (split {split.name})" if split.name else str(root)
+    see = f"`cracks-jax data check {name}` lists all"
+    matching = layouts.match(split)
+    if not split.images:
+        raise CracksError(f"{where}: no images found in the folder of images")
+    if need_masks and split.masks is None:
+        raise CracksError(f"{where}: has no masks; expected a folder masks/ beside images/ with a PNG per image")
+    if matching.duplicates:
+        raise CracksError(
+            f"{where}: {len(matching.duplicates)} files share their stem with another: {_first(matching.duplicates)}; "
+            f"images and masks are matched by stem ({see})"
+        )
+    if matching.without_image:
+        raise CracksError(
+            f"{where}: {len(matching.without_image)} masks have no image: {_first(matching.without_image)}; a mask "
+            f"shares its image's stem ({see})"
+        )
+    if need_masks and matching.without_mask:
+        raise CracksError(
+            f"{where}: {len(matching.without_mask)} images have no mask: {_first(matching.without_mask)}; a mask "
+            f"shares its image's stem ({see})"
+        )
+    return tuple(Record(image.stem, image, mask) for image, mask in matching.pairs)
+
+
+def _first(items: Sequence[Path | str], count: int = 3) -> str:
+    names = [item.name if isinstance(item, Path) else item for item in items[:count]]
+    return ", ".join(names) + (", ..." if len(items) > count else "")
+
+
+def _sha256(path: Path) -> bytes:
+    return hashlib.sha256(read_bytes(path)).digest()
+
+
+def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> dict[str, list[str]]:
+    """Stems that must stay together, under the least of their photographs' names."""
+    sources = _manifest_sources(dataset)
+    names = [photograph(sources.get(record.stem, record.stem)) for record in dataset]
+    parent = {name: name for name in names}
+
+    def top(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    vectors = signatures([record.image for record in dataset], progress)
+    for i, j, _ in near_duplicates(vectors):
+        a, b = sorted((top(names[i]), top(names[j])))
+        parent[b] = a
+    groups: dict[str, list[str]] = defaultdict(list)
+    for record, name in zip(dataset, names, strict=True):
+        groups[top(name)].append(record.stem)
+    return groups
+
+
+def _manifest_sources(dataset: Dataset) -> Mapping[str, str]:
+    """Of prepared windows: stem -> the image it was cut from, by the manifest.json beside `images/`."""
+    sources: dict[str, str] = {}
+    for folder in sorted({record.image.parent.parent for record in dataset}):
+        path = folder / "manifest.json"
+        if path.is_file():
+            try:
+                items = json.loads(read_bytes(path))["items"]
+                sources.update((item["stem"], Path(item["source"]).stem) for item in items)
+            except (ValueError, KeyError, TypeError) as error:
+                raise CracksError(
+                    f"{path}: not a manifest of prepared windows ({error}); prepare the data set again"
+                ) from error
+    return sources

@@ -1,0 +1,278 @@
+"""The only door to pixels on disk: one image, one mask or one score map, read with checks or written whole.
+
+Images: uint8 (h, w, 3) RGB. Masks: bool (h, w), True = crack; on disk 8-bit PNG, 0 and 255. Scores: float32
+(h, w) in [0, 1]. JPEG, PNG, TIFF (its first page), BMP and WebP are told apart by their content, not by their
+name. Everything that is wrong with a file is a CracksError that names it. Written files appear whole or not
+at all. NumPy and OpenCV only: worker processes import this and must not start jax.
+"""
+
+import io
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
+
+from cracks_jax.errors import CracksError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
+
+# What OpenCV would print about a bad file is said once, with the path, by the errors below.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_FORMATS = "JPEG, PNG, TIFF, BMP or WebP"
+# Grey stays grey and 16 bit stays 16 bit, but alpha is dropped and the EXIF rotation is applied
+# (IMREAD_UNCHANGED would keep the one and ignore the other).
+_AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+# In a JPEG's compressed data 0xFF is followed by 00 (a literal), D0-D7 (restart) or FF (fill): else a marker.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# The AigleRN family publishes some ground truths dark on white: there the rarer value is the crack.
+_EITHER_POLARITY = re.compile(r"GT_(AIGLE_RN|ESAR|LCMS|LRIS|TEMPEST2)_", re.IGNORECASE)
+# CrackForest's .mat labels: 1 background, 2 and 4 crack, 3 other.
+_CFD_CRACK = (2, 4)
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """One image as 8-bit RGB: grey is repeated, alpha dropped, 16 bit scaled to 8, EXIF rotation applied.
+
+    Raises CracksError: missing, empty, truncated or undecodable file, a folder, a format or depth not taken.
+    """
+    return _to_rgb8(_decode(path, _AS_STORED), path)
+
+
+def read_thumbnail(path: str | Path, side: int) -> Float[np.ndarray, "side side"]:
+    """Grey thumbnail in [0, 255], squashed to a square; quick, because JPEGs are decoded at a quarter size."""
+    grey = _decode(path, cv2.IMREAD_REDUCED_GRAYSCALE_4)
+    return thumbnail(grey, side)
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w *c"], side: int) -> Float[np.ndarray, "side side"]:
+    """Grey thumbnail in [0, 255] of an image already read, squashed to a square by area averaging."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    """One mask, True = crack, from 0/255, 0/1 or boolean pixels, or from CrackForest's .mat labels.
+
+    A colour file whose channels are equal counts as grey. Anything between the two values, as JPEG compression
+    leaves it, is refused: whoever made the mask must decide what a half-crack is.
+    """
+    if Path(path).suffix.lower() == ".mat":
+        return _read_mat(path)
+    labels = _decode(path, _AS_STORED)
+    if labels.ndim == 3:
+        if not (labels == labels[..., :1]).all():
+            raise CracksError(
+                f"{path}: this mask has colours; expected one channel with 0 = background and 255 = crack "
+                "(save it as an 8-bit grey PNG; if it is a photograph, it is in the wrong folder)"
+            )
+        labels = labels[..., 0]
+    mask = _binary(labels, path)
+    if _EITHER_POLARITY.match(Path(path).name) and mask.mean() > 0.5:
+        return ~mask
+    return mask
+
+
+def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
+    """One score map in [0, 1]: a .npy of floats (or of 0 and 1), or a grey image divided by its full range."""
+    if Path(path).suffix.lower() != ".npy":
+        pixels = _decode(path, _AS_STORED)
+        if pixels.ndim == 3:
+            if not (pixels == pixels[..., :1]).all():
+                raise CracksError(f"{path}: this prediction has colours; expected a grey image or a .npy map")
+            pixels = pixels[..., 0]
+        return pixels.astype(np.float32) / np.float32(_full_range(pixels, path))
+    data = read_bytes(path)
+    try:
+        score = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CracksError(f"{path}: not a readable .npy array ({error})") from error
+    if score.ndim != 2 or score.size == 0 or score.dtype.kind not in "fbui":
+        raise CracksError(f"{path}: array of {score.dtype} {score.shape}; expected a score map (h, w)")
+    if score.dtype.kind != "f" and score.max() > 1:
+        raise CracksError(f"{path}: {score.dtype} values up to {score.max()}; expected floats in [0, 1]")
+    score = score.astype(np.float32)
+    if not (np.isfinite(score).all() and score.min() >= 0 and score.max() <= 1):
+        raise CracksError(f"{path}: scores from {score.min()} to {score.max()}; expected finite values in [0, 1]")
+    return score
+
+
+def write_image(path: str | Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an image in the format of the suffix (JPEG at quality 95), creating folders as needed."""
+    write_bytes(path, _encode(path, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)))
+
+
+def write_mask(path: str | Path, mask: Shaped[np.ndarray, "h w"]) -> None:
+    """Writes a mask (nonzero = crack) as 0 and 255; the suffix must name a lossless format."""
+    if Path(path).suffix.lower() not in (".png", ".bmp", ".tif", ".tiff"):
+        raise CracksError(f"{path}: masks are written as PNG; any lossy format would blur their edges")
+    write_bytes(path, _encode(path, (np.asarray(mask) != 0).astype(np.uint8) * 255))
+
+
+def write_score(path: str | Path, score: Float[np.ndarray, "h w"]) -> None:
+    """Writes a score map as float32 .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(score, np.float32), allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The file's content; CracksError where there is none."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise CracksError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise CracksError(f"{path}: is a folder; expected a file") from error
+    except OSError as error:
+        raise CracksError(f"{path}: cannot be read ({error.strerror})") from error
+    if not data:
+        raise CracksError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    return data
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all: a temporary neighbour is filled, then renamed over the target."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder itself is gone or is a file: nothing of ours is in it
+        raise CracksError(
+            f"{path}: cannot be written ({error.strerror}); free some space or name another folder"
+        ) from error
+
+
+def _encode(path: str | Path, bgr: np.ndarray) -> bytes:
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise CracksError(f"{path}: cannot write '{suffix}'; expected one of {', '.join(IMAGE_SUFFIXES)}")
+    try:
+        return cv2.imencode(suffix, bgr)[1].tobytes()
+    except cv2.error as error:
+        raise CracksError(f"{path}: {bgr.dtype} {bgr.shape} cannot be encoded as {suffix}") from error
+
+
+def _decode(path: str | Path, flags: int) -> Shaped[np.ndarray, "h w *c"]:
+    """Pixels as OpenCV gives them (BGR), from a file that is known to be complete."""
+    data = read_bytes(path)
+    _check_complete(data, path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise CracksError(f"{path}: cannot be decoded as an image; it is damaged or too large") from error
+    if pixels is None or pixels.size == 0:
+        raise CracksError(f"{path}: cannot be decoded as an image; it is damaged (copy or download it again)")
+    return pixels
+
+
+def _check_complete(data: bytes, path: str | Path) -> None:
+    """Refuses what OpenCV would decode half in silence, or print about: foreign formats and cut files."""
+    if data[:3] == b"\xff\xd8\xff":
+        complete = _jpeg_is_complete(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        complete = _png_is_complete(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        complete = len(data) >= 12 and struct.unpack("<I", data[4:8])[0] + 8 <= len(data) + 1
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[:2] == b"BM":
+        return  # OpenCV decodes these strictly
+    else:
+        raise CracksError(f"{path}: not an image this package reads; expected {_FORMATS}")
+    if not complete:
+        raise CracksError(
+            f"{path}: the file is truncated or damaged ({len(data)} bytes, and the image does not end there); "
+            "copy or download it again"
+        )
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    """Walks the segments to the end-of-image marker; a thumbnail's own marker inside EXIF does not count."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return False
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return True
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+        if marker == 0xDA:
+            found = _JPEG_MARKER.search(data, position)
+            if found is None:
+                return False
+            position = found.start()
+    return data[position : position + 2] == b"\xff\xd9"
+
+
+def _png_is_complete(data: bytes) -> bool:
+    """Every chunk up to IEND is there and has its checksum: what passes makes libpng print nothing."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 8 + struct.unpack(">I", data[position : position + 4])[0]
+        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack(">I", data[end : end + 4])[0]:
+            return False
+        if data[position + 4 : position + 8] == b"IEND":
+            return True
+        position = end + 4
+    return False
+
+
+def _full_range(pixels: np.ndarray, path: str | Path) -> int:
+    if pixels.dtype == np.uint8:
+        return 255
+    if pixels.dtype == np.uint16:
+        return 65535
+    raise CracksError(f"{path}: pixels are {pixels.dtype}; expected 8 or 16 bit unsigned (convert the file first)")
+
+
+def _to_rgb8(pixels: np.ndarray, path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    if _full_range(pixels, path) != 255:
+        # 65535 = 257 * 255: rounding keeps 8-bit values that were widened exactly.
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB)
+
+
+def _binary(labels: np.ndarray, path: str | Path) -> Bool[np.ndarray, "h w"]:
+    top = labels.max()
+    allowed = {np.dtype(np.uint8): (0, 1, 255), np.dtype(np.uint16): (0, 1, 255, 65535)}
+    mask = labels != 0
+    if top in allowed.get(labels.dtype, ()) and np.array_equal(labels[mask], np.full(mask.sum(), top)):
+        return mask
+    values = np.unique(labels)
+    shown = ", ".join(str(v) for v in values[:8]) + (f", ... ({values.size} in all)" if values.size > 8 else "")
+    raise CracksError(
+        f"{path}: mask values are {shown}; expected 0 and 255, or 0 and 1 (save it as an 8-bit PNG with "
+        "0 = background and 255 = crack; cut compressed or blurred masks at a level you choose, such as 128)"
+    )
+
+
+def _read_mat(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    from scipy.io import loadmat  # slow to import, and only CrackForest's own labels need it
+
+    data = read_bytes(path)
+    try:
+        labels = np.asarray(loadmat(io.BytesIO(data))["groundTruth"][0, 0]["Segmentation"])
+    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+        raise CracksError(
+            f"{path}: no labels in this .mat file; expected CrackForest's groundTruth.Segmentation"
+        ) from error
+    values = np.unique(labels)
+    if labels.ndim != 2 or not set(values.tolist()) <= {1, 2, 3, 4}:
+        raise CracksError(f"{path}: labels {values[:8].tolist()} of shape {labels.shape}; expected 1 to 4 in (h, w)")
+    return np.isin(labels, _CFD_CRACK)
