@@ -23,17 +23,17 @@ def run(predictions: str | Path, masks: str | Path, threshold: float = 0.5) -> d
     Args:
       predictions: folder of .png and .npy files; files of other kinds in it are not looked at.
       masks: folder of masks, one per prediction, with the same stem.
-      threshold: crack = score > threshold, compared in float32, 0 <= threshold < 1. A prediction of 0 and 255,
-        or of booleans, is decided already: no threshold in this range changes it.
+      threshold: crack = score > threshold, compared in float32, 0 <= threshold < 1. A prediction of 0 and
+        255, or of booleans, is decided already: no threshold in this range changes it.
 
     Returns:
-      The keys of `metrics.curve.summarise`, with rule `value:THRESHOLD` and geometry `as_given`, and `matched`,
-      the number of pairs.
+      The keys of `metrics.curve.summarise`, with rule `value:THRESHOLD` and geometry `as_given`, and
+      `matched`, the number of pairs.
 
     Raises:
       UsageError: the threshold is outside [0, 1).
-      CracksError: a folder is missing or empty, a prediction or a mask is alone, sizes differ, a file cannot be
-        read, scores are not finite or outside [0, 1], or the predictions hold 0 and 1 where 0 and 255 are meant.
+      CracksError: a folder is missing or empty, a prediction or a mask is alone, sizes differ, a file cannot
+        be read, scores are not finite or outside [0, 1], or predictions hold 0 and 1 instead of 0 and 255.
     """
     if not 0 <= threshold < 1:
         raise UsageError(
@@ -46,16 +46,16 @@ def run(predictions: str | Path, masks: str | Path, threshold: float = 0.5) -> d
         score, mask = read_score(prediction), read_mask(truth)
         if score.shape != mask.shape:
             raise CracksError(
-                f"{prediction}: prediction is {_size(score.shape)} but its mask {truth} is {_size(mask.shape)}; "
-                "they must have one size (bring the prediction to the size of its mask)"
+                f"{prediction}: prediction is {_size(score.shape)} but its mask {truth} is "
+                f"{_size(mask.shape)}; they must have one size (resize the prediction, not the mask)"
             )
         counts += Counts.of(score > threshold, mask)
         curve += Curve.of(score, mask)
         greatest = max(greatest, float(score.max()))
-    if 0 < greatest <= 1 / 255 and all(prediction.suffix.lower() == ".png" for prediction, _ in pairs):
+    if 0 < greatest < 1.5 / 255 and all(prediction.suffix.lower() == ".png" for prediction, _ in pairs):
         raise CracksError(
-            f"{predictions}: no pixel of any prediction is above 1 of 255, as when a mask of 0 and 1 is saved as "
-            "it is; expected 0 and 255, or grey levels (multiply by 255, or save score maps as .npy)"
+            f"{predictions}: no pixel of any prediction is above 1 of 255, as in masks saved as 0 and 1; "
+            "expected 0 and 255, or grey levels (multiply by 255, or save score maps as .npy)"
         )
     result = summarise(
         counts, curve, images=len(pairs), rule=f"value:{float(threshold)}", geometry="as_given"
@@ -64,7 +64,7 @@ def run(predictions: str | Path, masks: str | Path, threshold: float = 0.5) -> d
 
 
 def match(predictions: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Pairs of prediction and mask with the same stem, sorted by stem; CracksError where any file is alone."""
+    """Pairs of prediction and mask of one stem, sorted by stem; CracksError where any file is alone."""
     predicted, truths = _by_stem(predictions, PREDICTION_SUFFIXES), _by_stem(masks, MASK_SUFFIXES)
     missing, unknown = sorted(truths.keys() - predicted.keys()), sorted(predicted.keys() - truths.keys())
     problems = []

@@ -63,10 +63,10 @@ def _thin(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 def skeleton_length(skeleton: Bool[np.ndarray, "h w"]) -> float:
     """Length in pixels of lines one pixel wide.
 
-    Neighbouring pixels are joined by steps: 1 along a row or column, sqrt(2) along a diagonal. A diagonal step
-    across a corner whose two straight steps are there is left out, or the corner would count twice. A line
-    reaches half a step beyond the centre of its last pixel, so a straight line of n pixels is n long (a
-    diagonal one n sqrt(2)), a closed ring as long as its steps; a lone pixel is 1 long.
+    Neighbouring pixels are joined by steps: 1 along a row or column, sqrt(2) along a diagonal. A diagonal
+    step across a corner whose two straight steps are there is left out, or the corner would count twice. A
+    line reaches half a step beyond the centre of its last pixel, so a straight line of n pixels is n long
+    (a diagonal one n sqrt(2)), a closed ring as long as its steps; a lone pixel is 1 long.
     """
     padded = np.pad(np.asarray(skeleton, bool), 1)
     steps = np.zeros(padded.shape, np.uint8)  # at each pixel, how many steps meet there
