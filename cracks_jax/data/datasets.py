@@ -69,7 +69,7 @@ class Dataset:
         return all(record.mask is not None for record in self.records)
 
     def subset(self, stems: Iterable[str], split: str | None = None) -> "Dataset":
-        """The records of those stems, in the order of this data set; UsageError for a stem that is not here."""
+        """The records of those stems, in this data set's order; UsageError for a stem that is not here."""
         wanted = set(stems)
         missing = sorted(wanted - set(self.stems))
         if missing:
@@ -98,12 +98,12 @@ class Dataset:
 
 
 def parse_spec(spec: str) -> tuple[str, str | None]:
-    """`NAME_OR_PATH[:SPLIT]` -> (name or path, split or None); a path with a colon in it wins if it exists."""
+    """`NAME_OR_PATH[:SPLIT]` -> (name or path, split or None); a path with a colon wins if it exists."""
     if ":" not in spec or _exists(spec):
         return spec, None
     name, _, split = spec.rpartition(":")
     if not name or not split:
-        raise UsageError(f"data set '{spec}': expected NAME_OR_PATH or NAME_OR_PATH:SPLIT, such as deepcrack:train")
+        raise UsageError(f"data set '{spec}': expected NAME_OR_PATH[:SPLIT], such as deepcrack:train")
     return name, split
 
 
@@ -120,9 +120,35 @@ def find_root(name_or_path: str) -> Path:
     where = os.environ.get(VARIABLE)
     hint = f"nor {name_or_path} under {where} ({VARIABLE})" if where else f"and {VARIABLE} is not set"
     raise CracksError(
-        f"data set '{name_or_path}': there is no such folder, {hint}; set {VARIABLE} to the folder that holds the "
+        f"data set '{name_or_path}': no such folder, {hint}; set {VARIABLE} to the folder that holds the "
         "data sets, or name a path"
     )
+
+
+def discover(name_or_path: str) -> tuple[Path, dict[str, layouts.Split]]:
+    """A data set's folder and its splits by name ("" = the whole); CracksError where there are no images."""
+    root = find_root(name_or_path)
+    splits = layouts.find_splits(root)
+    if not splits:
+        raise CracksError(
+            f"{root}: no images found; expected images/ and masks/, here or in a subfolder per split, or "
+            "image files (JPEG, PNG, TIFF, BMP or WebP)"
+        )
+    return root, splits
+
+
+def choose_split(splits: Mapping[str, layouts.Split], name: str, split: str | None) -> layouts.Split:
+    """The split asked for, or the only one there is; UsageError lists the splits otherwise."""
+    listed = ", ".join(s for s in splits if s) or "none"
+    if split is None and layouts.WHOLE not in splits and len(splits) > 1:
+        example = f"{name}:{next(iter(splits))}"
+        raise UsageError(f"data set '{name}' has the splits {listed}; name one, such as {example}")
+    if split is None:
+        return splits.get(layouts.WHOLE) or next(iter(splits.values()))
+    found = layouts.choose(splits, split)
+    if found is None:
+        raise UsageError(f"data set '{name}' has no split '{split}'; its splits: {listed}")
+    return found
 
 
 def open_dataset(name_or_path: str | Path, split: str | None = None, *, need_masks: bool = False) -> Dataset:
@@ -136,8 +162,8 @@ def open_dataset(name_or_path: str | Path, split: str | None = None, *, need_mas
         name, split = parse_spec(str(name_or_path))
     else:
         name = str(name_or_path)
-    root = find_root(name)
-    found = _choose(root, name, split)
+    root, splits = discover(name)
+    found = choose_split(splits, name, split)
     records = _records(found, root, name, need_masks)
     return Dataset(name=root.name or root.resolve().name, split=found.name, records=records)
 
@@ -148,8 +174,9 @@ def split_validation(
     """(training, validation): the fraction of records that a hash of names picks, rounded up, at least one.
 
     Windows of one photograph and near-duplicates stay together, and groups are taken in the order of the
-    SHA-256 of their name: so neither the order of the files nor, largely, the rest of the set matters. A group
-    that would overshoot the fraction by half is passed over. Reads every image once (`progress(done, total)`).
+    SHA-256 of their name: so neither the order of the files nor, largely, the rest of the set matters. A
+    group that would overshoot the fraction by half is passed over. Every image is read once
+    (`progress(done, total)`).
     CracksError where all images belong together, so that nothing can be held out.
     """
     if not 0 < fraction < 1:
@@ -163,11 +190,11 @@ def split_validation(
         if len(chosen) + len(groups[name]) <= math.ceil(1.5 * target):
             chosen += groups[name]
     if not chosen and groups:
-        chosen = list(min(groups.values(), key=len))
+        chosen = sorted(groups.values(), key=len)[0]
     if len(chosen) == len(dataset):
         raise CracksError(
-            f"{dataset.label}: all {len(dataset)} images belong to one photograph or are near-duplicates, so none "
-            "can be held out for validation; add images, or a split called 'val'"
+            f"{dataset.label}: all {len(dataset)} images belong to one photograph or are near-duplicates, "
+            "so none can be held out for validation; add images, or a split called 'val'"
         )
     held_out = set(chosen)
     rest = [stem for stem in dataset.stems if stem not in held_out]
@@ -198,24 +225,6 @@ def _named(name: str) -> Path | None:
     return Path(where).expanduser() / path
 
 
-def _choose(root: Path, name: str, split: str | None) -> layouts.Split:
-    splits = layouts.find_splits(root)
-    listed = ", ".join(s for s in splits if s) or "none"
-    if not splits:
-        raise CracksError(
-            f"{root}: no images found; expected images/ and masks/, in the folder or in one subfolder per split, "
-            "or image files"
-        )
-    if split is None and layouts.WHOLE not in splits and len(splits) > 1:
-        raise UsageError(f"data set '{name}' has the splits {listed}; name one, such as {name}:{next(iter(splits))}")
-    if split is None:
-        return splits.get(layouts.WHOLE) or next(iter(splits.values()))
-    found = layouts.choose(splits, split)
-    if found is None:
-        raise UsageError(f"data set '{name}' has no split '{split}'; its splits: {listed}")
-    return found
-
-
 def _records(split: layouts.Split, root: Path, name: str, need_masks: bool) -> tuple[Record, ...]:
     where = f"{root} (split {split.name})" if split.name else str(root)
     see = f"`cracks-jax data check {name}` lists all"
@@ -223,21 +232,21 @@ def _records(split: layouts.Split, root: Path, name: str, need_masks: bool) -> t
     if not split.images:
         raise CracksError(f"{where}: no images found in the folder of images")
     if need_masks and split.masks is None:
-        raise CracksError(f"{where}: has no masks; expected a folder masks/ beside images/ with a PNG per image")
+        raise CracksError(f"{where}: has no masks; expected masks/ beside images/ with a PNG per image")
     if matching.duplicates:
         raise CracksError(
-            f"{where}: {len(matching.duplicates)} files share their stem with another: {_first(matching.duplicates)}; "
-            f"images and masks are matched by stem ({see})"
+            f"{where}: {len(matching.duplicates)} files share their stem with another: "
+            f"{_first(matching.duplicates)}; images and masks are matched by stem ({see})"
         )
     if matching.without_image:
         raise CracksError(
-            f"{where}: {len(matching.without_image)} masks have no image: {_first(matching.without_image)}; a mask "
-            f"shares its image's stem ({see})"
+            f"{where}: {len(matching.without_image)} masks have no image: {_first(matching.without_image)}; "
+            f"a mask shares its image's stem ({see})"
         )
     if need_masks and matching.without_mask:
         raise CracksError(
-            f"{where}: {len(matching.without_mask)} images have no mask: {_first(matching.without_mask)}; a mask "
-            f"shares its image's stem ({see})"
+            f"{where}: {len(matching.without_mask)} images have no mask: {_first(matching.without_mask)}; "
+            f"a mask shares its image's stem ({see})"
         )
     return tuple(Record(image.stem, image, mask) for image, mask in matching.pairs)
 

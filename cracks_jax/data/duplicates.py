@@ -6,7 +6,7 @@ images the only real pair correlates at 0.996 and the next at 0.56; on Crack500'
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,7 +47,9 @@ def signatures(
     return np.stack(rows) if rows else np.zeros((0, SIDE * SIDE), np.float32)
 
 
-def near_duplicates(vectors: Float[np.ndarray, "n d"], alike: float = ALIKE) -> Iterable[tuple[int, int, float]]:
+def near_duplicates(
+    vectors: Float[np.ndarray, "n d"], alike: float = ALIKE
+) -> Iterator[tuple[int, int, float]]:
     """Pairs (i, j, correlation) with i < j; block by block, so that memory stays bounded."""
     for start in range(0, len(vectors), _ROWS):
         block = vectors[start : start + _ROWS] @ vectors[start:].T

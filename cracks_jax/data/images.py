@@ -37,6 +37,10 @@ _EITHER_POLARITY = re.compile(r"GT_(AIGLE_RN|ESAR|LCMS|LRIS|TEMPEST2)_", re.IGNO
 _CFD_CRACK = (2, 4)
 
 
+class LabelError(CracksError):
+    """A mask that can be read but does not hold two labels."""
+
+
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """One image as 8-bit RGB: grey is repeated, alpha dropped, 16 bit scaled to 8, EXIF rotation applied.
 
@@ -46,7 +50,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def read_thumbnail(path: str | Path, side: int) -> Float[np.ndarray, "side side"]:
-    """Grey thumbnail in [0, 255], squashed to a square; quick, because JPEGs are decoded at a quarter size."""
+    """Grey thumbnail in [0, 255], squashed to a square; quick: JPEGs are decoded at a quarter size."""
     grey = _decode(path, cv2.IMREAD_REDUCED_GRAYSCALE_4)
     return thumbnail(grey, side)
 
@@ -60,15 +64,15 @@ def thumbnail(image: UInt8[np.ndarray, "h w *c"], side: int) -> Float[np.ndarray
 def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     """One mask, True = crack, from 0/255, 0/1 or boolean pixels, or from CrackForest's .mat labels.
 
-    A colour file whose channels are equal counts as grey. Anything between the two values, as JPEG compression
-    leaves it, is refused: whoever made the mask must decide what a half-crack is.
+    A colour file whose channels are equal counts as grey. Anything between the two values, as JPEG
+    compression leaves it, is refused: whoever made the mask must decide what a half-crack is.
     """
     if Path(path).suffix.lower() == ".mat":
         return _read_mat(path)
     labels = _decode(path, _AS_STORED)
     if labels.ndim == 3:
         if not (labels == labels[..., :1]).all():
-            raise CracksError(
+            raise LabelError(
                 f"{path}: this mask has colours; expected one channel with 0 = background and 255 = crack "
                 "(save it as an 8-bit grey PNG; if it is a photograph, it is in the wrong folder)"
             )
@@ -80,7 +84,7 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
 
 
 def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
-    """One score map in [0, 1]: a .npy of floats (or of 0 and 1), or a grey image divided by its full range."""
+    """One score map in [0, 1]: a .npy of floats (or of 0 and 1), or a grey image over its full range."""
     if Path(path).suffix.lower() != ".npy":
         pixels = _decode(path, _AS_STORED)
         if pixels.ndim == 3:
@@ -99,7 +103,7 @@ def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
         raise CracksError(f"{path}: {score.dtype} values up to {score.max()}; expected floats in [0, 1]")
     score = score.astype(np.float32)
     if not (np.isfinite(score).all() and score.min() >= 0 and score.max() <= 1):
-        raise CracksError(f"{path}: scores from {score.min()} to {score.max()}; expected finite values in [0, 1]")
+        raise CracksError(f"{path}: scores {score.min()} to {score.max()}; expected finite values in [0, 1]")
     return score
 
 
@@ -192,7 +196,7 @@ def _check_complete(data: bytes, path: str | Path) -> None:
         raise CracksError(f"{path}: not an image this package reads; expected {_FORMATS}")
     if not complete:
         raise CracksError(
-            f"{path}: the file is truncated or damaged ({len(data)} bytes, and the image does not end there); "
+            f"{path}: the file is truncated or damaged ({len(data)} bytes, not a whole image); "
             "copy or download it again"
         )
 
@@ -222,8 +226,9 @@ def _png_is_complete(data: bytes) -> bool:
     """Every chunk up to IEND is there and has its checksum: what passes makes libpng print nothing."""
     position = 8
     while position + 12 <= len(data):
-        end = position + 8 + struct.unpack(">I", data[position : position + 4])[0]
-        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack(">I", data[end : end + 4])[0]:
+        end = position + 8 + int.from_bytes(data[position : position + 4])
+        checksum = int.from_bytes(data[end : end + 4])
+        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != checksum:
             return False
         if data[position + 4 : position + 8] == b"IEND":
             return True
@@ -236,7 +241,7 @@ def _full_range(pixels: np.ndarray, path: str | Path) -> int:
         return 255
     if pixels.dtype == np.uint16:
         return 65535
-    raise CracksError(f"{path}: pixels are {pixels.dtype}; expected 8 or 16 bit unsigned (convert the file first)")
+    raise CracksError(f"{path}: pixels are {pixels.dtype}; expected 8 or 16 bit unsigned (convert the file)")
 
 
 def _to_rgb8(pixels: np.ndarray, path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -255,8 +260,9 @@ def _binary(labels: np.ndarray, path: str | Path) -> Bool[np.ndarray, "h w"]:
     if top in allowed.get(labels.dtype, ()) and np.array_equal(labels[mask], np.full(mask.sum(), top)):
         return mask
     values = np.unique(labels)
-    shown = ", ".join(str(v) for v in values[:8]) + (f", ... ({values.size} in all)" if values.size > 8 else "")
-    raise CracksError(
+    more = f", ... ({values.size} in all)" if values.size > 8 else ""
+    shown = ", ".join(str(value) for value in values[:8]) + more
+    raise LabelError(
         f"{path}: mask values are {shown}; expected 0 and 255, or 0 and 1 (save it as an 8-bit PNG with "
         "0 = background and 255 = crack; cut compressed or blurred masks at a level you choose, such as 128)"
     )
@@ -274,5 +280,5 @@ def _read_mat(path: str | Path) -> Bool[np.ndarray, "h w"]:
         ) from error
     values = np.unique(labels)
     if labels.ndim != 2 or not set(values.tolist()) <= {1, 2, 3, 4}:
-        raise CracksError(f"{path}: labels {values[:8].tolist()} of shape {labels.shape}; expected 1 to 4 in (h, w)")
+        raise LabelError(f"{path}: labels {values[:8].tolist()} of {labels.shape}; expected 1 to 4 in (h, w)")
     return np.isin(labels, _CFD_CRACK)

@@ -6,14 +6,14 @@ A folder is read as the first of these that fits; nothing is opened, only names 
 |---|---|
 | CFD as published | `image/001.jpg`, `groundTruth/001.mat` |
 | DeepCrack as published | `train_img`, `train_lab`, `test_img`, `test_lab` |
-| Crack500 as published | `traincrop`, `valcrop`, `testcrop` (and `traindata`, ...): `x.jpg` beside `x.png` or `x_mask.png`; \
-or `train.txt`, ... with an image and a mask per line |
-| AigleRN as published | an images and a ground-truth folder, `Im_GT_AIGLE_RN_C18bor.png` and `GT_AIGLE_RN_C18b.png` |
+| Crack500 as published | `traincrop`, `valcrop`, `testcrop`: `x.jpg` beside `x.png` or `x_mask.png` |
+| | or lists: `train.txt`, ... with an image and its mask per line |
+| AigleRN as published | `IMAGES/Im_GT_AIGLE_RN_C18bor.png`, `GROUND_TRUTH/GT_AIGLE_RN_C18b.png` |
 | generic | `images/` (and `masks/`), in the folder or in one subfolder per split; or image files alone |
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def match(split: Split) -> Matching:
     """Pairs images with masks, in the order of the images' stems."""
     images, twice = _by_key(split.images, split.image_key)
     masks, mask_twice = _by_key(split.masks or (), split.mask_key)
-    pairs = tuple((path, masks.get(key)) for key, path in sorted(images.items(), key=lambda item: item[1].stem))
+    ordered = sorted(images.items(), key=lambda item: item[1].stem)
+    pairs = tuple((path, masks.get(key)) for key, path in ordered)
     return Matching(
         pairs=pairs,
         without_mask=tuple(image for image, mask in pairs if mask is None),
@@ -81,8 +82,8 @@ def find_splits(root: Path) -> dict[str, Split]:
     return {}
 
 
-def choose(splits: dict[str, Split], wanted: str) -> Split | None:
-    """The split of that name; a name may be cut where it stops being letters (`native` for `native640x360`)."""
+def choose(splits: Mapping[str, Split], wanted: str) -> Split | None:
+    """The split of that name; its name may be cut where the letters stop (`native` for `native640x360`)."""
     if wanted in splits:
         return splits[wanted]
     near = [s for name, s in splits.items() if name.lower() == wanted.lower()] or [
@@ -146,37 +147,46 @@ def _crack500(root: Path) -> list[Split]:
             place = root / folder / folder if (root / folder / folder).is_dir() else root / folder
             if place.is_dir():
                 found.append(_side_by_side(split, _files(place)))
-    return found or [_listed(name, root) for name in _SPLITS if (root / f"{name}.txt").is_file()]
+    return found or [_listed(root, source) for source in _lists(root)]
 
 
 def _side_by_side(name: str, files: tuple[Path, ...]) -> Split:
     """Masks among the images: told by `_mask`, or by being PNGs among JPEGs."""
     photographs = any(path.suffix.lower() in (".jpg", ".jpeg") for path in files)
-    masks = tuple(
-        path for path in files if path.stem.endswith("_mask") or (photographs and path.suffix.lower() == ".png")
-    )
-    images = tuple(path for path in files if path not in set(masks))
+
+    def is_mask(path: Path) -> bool:
+        return path.stem.endswith("_mask") or (photographs and path.suffix.lower() == ".png")
+
+    masks = tuple(path for path in files if is_mask(path))
+    images = tuple(path for path in files if not is_mask(path))
     return Split(name, images, masks, mask_key=lambda stem: stem.removesuffix("_mask"))
 
 
-def _listed(name: str, root: Path) -> Split:
+def _lists(root: Path) -> list[Path]:
+    """`train.txt`, ... where they list pairs; lists of single names mean something else."""
+    paths = [root / f"{name}.txt" for name in _SPLITS]
+    return [path for path in paths if path.is_file() and len((_rows(path) or [[]])[0]) == 2]
+
+
+def _rows(source: Path) -> list[list[str]]:
+    lines = read_bytes(source).decode("utf-8", "replace").splitlines()
+    return [line.split() for line in lines if line.strip()]
+
+
+def _listed(root: Path, source: Path) -> Split:
     """A text list, one image and its mask per line, relative to the list."""
-    source = root / f"{name}.txt"
-    lines = read_bytes(source).decode("utf-8", "replace").split("\n")
-    rows = [line.split() for line in lines if line.strip()]
-    for number, row in enumerate(rows, 1):
-        missing = [part for part in row if not (root / part).is_file()]
-        if len(row) != 2 or missing:
+    rows = _rows(source)
+    for row in rows:
+        if len(row) != 2 or not all((root / part).is_file() for part in row):
             raise CracksError(
-                f"{source}: line {number} is '{' '.join(row)}'; expected an image and its mask, separated by a "
-                f"blank, both under {root}"
+                f"{source}: '{' '.join(row)}'; expected an image and its mask in each line, both under {root}"
             )
     images, masks = (tuple(root / row[i] for row in rows) for i in (0, 1))
-    return Split(name, images, masks, mask_key=lambda stem: stem.removesuffix("_mask"))
+    return Split(source.stem, images, masks, mask_key=lambda stem: stem.removesuffix("_mask"))
 
 
 def _aigle_rn(root: Path) -> list[Split]:
-    """Amhaz et al. 2016: `IMAGES` and `GROUND_TRUTH`, flat or with one subfolder per sensor (then: a split)."""
+    """Amhaz et al. 2016: `IMAGES` and `GROUND_TRUTH`, flat or with one subfolder (a split) per sensor."""
     if (root / "TITS").is_dir():
         root = root / "TITS"
     folders = [f for f in _folders(root) if f.name not in ("images", "masks")]
@@ -185,7 +195,8 @@ def _aigle_rn(root: Path) -> list[Split]:
     if len(truths) != 1 or len(images) != 1:
         return []
     sensors = [f.name for f in _folders(images[0]) if (truths[0] / f.name).is_dir()]
-    places = [(name, images[0] / name, truths[0] / name) for name in sensors] or [(WHOLE, images[0], truths[0])]
+    places = [(name, images[0] / name, truths[0] / name) for name in sensors]
+    places = places or [(WHOLE, images[0], truths[0])]
     found = []
     for name, image_folder, mask_folder in places:
         files = _files(image_folder)
