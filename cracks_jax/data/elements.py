@@ -1,8 +1,8 @@
 """What happens to one image on its way into a batch: scaled, cropped, flipped, corrupted (NumPy and OpenCV).
 
 Images are uint8 RGB (h, w, 3), masks uint8 0/1 (h, w) with crack = 1, `keep` uint8 (1, h, w, 1) with
-1 = kept, `corrupted` uint8 (1, h, w, 3). Every draw comes from the generator that is passed in, in a fixed order: the
-factor, the offsets y and x, the two mirrorings, the corruption.
+1 = kept, `corrupted` uint8 (1, h, w, 3). Every draw comes from the generator that is passed in, in a
+fixed order: the factor, the offsets y and x, the two mirrorings, the corruption.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cracks_jax.errors import UsageError
-from cracks_jax.ops import corruption
+from cracks_jax.ops.corruption import JUMBLED_CELLS, KINDS, Kind, check_side, draw, jumbled
 
-JUMBLE_CELLS = (2, 4, 8, 16)
 Element = dict[str, np.ndarray]
 
 
@@ -42,9 +41,9 @@ class Pipeline:
     scale: tuple[float, float] = (1.0, 1.0)
     flip_horizontal: bool = True
     flip_vertical: bool = False
-    corruption: str | None = None
+    corruption: Kind | None = None
     corrupt_before: bool = False
-    jumble_cells: tuple[int, ...] = JUMBLE_CELLS
+    jumble_cells: tuple[int, ...] = JUMBLED_CELLS
 
     def __post_init__(self) -> None:
         for name in ("scale", "jumble_cells"):
@@ -72,28 +71,31 @@ class Pipeline:
         if self.corruption is None:
             demand(not self.corrupt_before, "corrupt_before is true without a corruption; name a corruption")
             return
-        kinds = ", ".join(corruption.KINDS)
+        kinds = ", ".join(KINDS)
         demand(
-            self.corruption in corruption.KINDS,
+            self.corruption in KINDS,
             f"corruption is {self.corruption!r}; give none or one of {kinds}",
         )
         try:
-            corruption.check_side(self.crop)
+            check_side(self.crop)
         except ValueError as error:
             raise UsageError(f"pipeline setting crop: {error}") from error
         demand(
             not self.corrupt_before or self.resize is not None,
             "corrupt_before is true without a resize to come before; give resize (286 for a crop of 256)",
         )
+        # Three sets need three cells, and a side that 16 divides holds one or at least four.
+        offered = [cell for cell in JUMBLED_CELLS if cell < self.crop]
         demand(
-            len(self.jumble_cells) > 0 and set(self.jumble_cells) <= set(JUMBLE_CELLS),
-            f"jumble_cells is {self.jumble_cells!r}; give one or more of {JUMBLE_CELLS}",
+            self.corruption != "jumbled"
+            or (self.jumble_cells != () and set(self.jumble_cells) <= set(offered)),
+            f"jumble_cells is {self.jumble_cells!r}; give one or more of {', '.join(map(str, offered))}",
         )
 
 
 def whole(value: object, least: int = 1) -> bool:
     """Whether `value` is an integer (no bool) from `least` up."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
 
 
 def demand(holds: bool, message: str) -> None:
@@ -155,8 +157,8 @@ def draw_keep(settings: Pipeline, rng: np.random.Generator) -> UInt8[np.ndarray,
     assert settings.corruption is not None
     if settings.corruption == "jumbled":
         cell = int(rng.choice(settings.jumble_cells))
-        return corruption.jumbled(settings.crop, cell, rng)[int(rng.integers(3)), :, :, 0]
-    return corruption.draw(settings.corruption, settings.crop, rng)[0, :, :, 0]
+        return jumbled(settings.crop, cell, rng)[int(rng.integers(3)), :, :, 0]
+    return draw(settings.corruption, settings.crop, rng)[0, :, :, 0]
 
 
 def segmentation_element(
@@ -166,7 +168,7 @@ def segmentation_element(
     rng: np.random.Generator,
 ) -> Element:
     """One `image` and its `mask`, placed alike: the image bilinearly, the mask by nearest neighbour."""
-    geometry = draw_geometry(settings, *mask.shape, rng)
+    geometry = draw_geometry(settings, image.shape[0], image.shape[1], rng)
     # INTER_NEAREST_EXACT samples pixel centres, as the bilinear resize does; plain INTER_NEAREST is shifted.
     return {
         "image": geometry.apply(image, cv2.INTER_LINEAR),
@@ -181,7 +183,7 @@ def restoration_element(
     if settings.corrupt_before:
         # The authors' images are already of the crop's size at this point (UPCRACKNET.md section 3).
         image = resize_image(image, settings.crop, settings.crop, cv2.INTER_LINEAR)
-    geometry = draw_geometry(settings, *image.shape[:2], rng)
+    geometry = draw_geometry(settings, image.shape[0], image.shape[1], rng)
     keep = draw_keep(settings, rng)
     placed = geometry.apply(image, cv2.INTER_LINEAR)
     if settings.corrupt_before:

@@ -13,6 +13,7 @@ in worker processes too; no jax backend starts there.
 """
 
 import os
+import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -205,7 +206,7 @@ def batches(
         demand(whole(value, least=0), f"{name} is {value!r}; give a whole number, at least 0")
     demand(threads is None or whole(threads), f"threads is {threads!r}; give a whole number, at least 1")
     if not dataset.records:
-        raise CracksError(f"{dataset.name}: no images in this set; training needs at least one")
+        raise CracksError(f"{dataset.label}: no images in this set; training needs at least one")
     masks = settings.corruption is None
     if masks and any(record.mask is None for record in dataset.records):
         raise _no_mask(next(record.image for record in dataset.records if record.mask is None))
@@ -235,12 +236,14 @@ def _iterate(
     ready = elements.batch(host.share, drop_remainder=True).to_iter_dataset(options)
     if workers:
         _unlock_flags()
+        # As bytes, batches come by pipe. As arrays they would lie in shared memory, which containers often
+        # limit to 64 MB and which grain frees late.
+        ready = ready.map(pickle.dumps)
         ready = ready.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     iterator = iter(ready)
     try:
         for batch in iterator:
-            # A worker's arrays lie in shared memory that grain takes back: what leaves here is ordinary memory.
-            yield {name: np.array(array) for name, array in batch.items()} if workers else batch
+            yield pickle.loads(batch) if workers else batch
     except Exception as error:
         known = _data_error(error)
         if known is None:
@@ -268,7 +271,7 @@ def _data_error(error: BaseException | None) -> CracksError | None:
 def windows(dataset: Dataset, side: int) -> UInt8[np.ndarray, "n side side 3"]:
     """Every image of a small set at side x side, resized as training resizes (bilinear)."""
     if not dataset.records:
-        raise CracksError(f"{dataset.name}: no images in this set; validation needs at least one")
+        raise CracksError(f"{dataset.label}: no images in this set; validation needs at least one")
     return np.stack(
         [resize_image(read_image(r.image), side, side, cv2.INTER_LINEAR) for r in dataset.records]
     )
