@@ -31,7 +31,9 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b 2*h 2*w o"]:
-        kernel = self.param("kernel", self.kernel_init, (KERNEL, KERNEL, x.shape[-1], self.features), jnp.float32)
+        kernel = self.param(
+            "kernel", self.kernel_init, (KERNEL, KERNEL, x.shape[-1], self.features), jnp.float32
+        )
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return conv_transpose_parity(x, kernel) + bias.reshape(1, 1, 1, -1)

@@ -115,7 +115,7 @@ class DecoderBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """The restoring U-Net: enc1 to enc`depth`, dec1 to dec`depth`, every encoder map but the last skipped over.
+    """The restoring U-Net: enc1 to enc`depth`, dec1 to dec`depth`, every encoder map but the last skipped.
 
     With the defaults and 256x256 images it is the authors' network: 54,419,459 parameters. Depth 7 (for 128
     pixels) has one layer of 8 x base channels less on each side, depth 9 (for 512) one more; channels of the
