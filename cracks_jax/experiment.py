@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cracks_jax.data.pipeline import Pipeline
+from cracks_jax.data.elements import Pipeline
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.detection import Detection
+from cracks_jax.methods.presets import LOSSES
 from cracks_jax.methods.registry import Method, method_class, method_kind
+from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 
 FORMS = ("paper", "cpu", "smoke")
 
@@ -113,7 +115,10 @@ def science(experiment: Experiment) -> dict[str, Any]:
     tree = dataclasses.asdict(experiment)
     del tree["machine"]
     tree["method"] = {"kind": method_kind(experiment.method), **tree["method"]}
-    tree["data"]["name"] = Path(experiment.data.name).name
+    # Paths are this machine's: records hold names, and digests beside them.
+    for part, name in (("data", "name"), ("training", "pretrained"), ("training", "style_weights")):
+        if tree[part][name] is not None:
+            tree[part][name] = Path(tree[part][name]).name
     return json.loads(json.dumps(tree))
 
 
@@ -182,13 +187,32 @@ def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Ex
         if not equals or not path:
             raise UsageError(f"--set {text}: expected path.to.field=value, for example training.steps=100")
         pairs.append((path.strip(), value.strip()))
-    from cracks_jax.methods.presets import with_training_preset
-
     for path, value in sorted(pairs, key=lambda pair: pair[0] != "training.preset"):
         experiment = replace_at(experiment, path.split("."), value, path)
         if path == "training.preset":
             experiment = with_training_preset(experiment, value)
     return experiment
+
+
+def with_training_preset(experiment: Experiment, name: str) -> Experiment:
+    """The experiment with every training choice of a preset (UPCRACKNET 6b); lengths in steps stay the file's own."""
+    if not isinstance(experiment.method, Restoration):
+        raise UsageError(f"training.preset={name}: presets belong to UP-CrackNet; this trains CrackSeg")
+    authors = name == "authors"
+    weights = {**LOSS_WEIGHTS, **experiment.training.loss_weights, "discriminator": 0.5 if authors else 1.0}
+    return dataclasses.replace(
+        experiment,
+        method=dataclasses.replace(experiment.method, losses=LOSSES[name], unbiased_running_var=authors),
+        data=dataclasses.replace(
+            experiment.data, pipeline=dataclasses.replace(experiment.data.pipeline, corrupt_before=authors)
+        ),
+        training=dataclasses.replace(
+            experiment.training,
+            preset=typing.cast(Any, name),
+            patience=None if authors else experiment.training.patience,
+            loss_weights=weights,
+        ),
+    )
 
 
 def replace_at(node: Any, parts: list[str], value: str, path: str) -> Any:

@@ -3,15 +3,12 @@
 Learning rate and weight decay reach the compiled step through `hyper`, so a sweep over them compiles once.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
-
-if TYPE_CHECKING:
-    from cracks_jax.experiment import Training
 
 PyTree = Any
 
@@ -43,27 +40,18 @@ def update(
     return params, state
 
 
-def schedule(training: "Training", steps_per_epoch: float) -> optax.Schedule:
+def schedule(
+    kind: str, *, steps: int, steps_per_epoch: float, decay: float, power: float, end: float
+) -> Callable[[int], float]:
     """The factor on every learning rate at a step.
 
-    `exponential`: schedule_decay ** epoch, set once per epoch (UP-CrackNet; 0.99). `poly`: from 1 down to
-    final/first with the given power (CrackSeg's lineage; 0.9). `constant`: 1.
+    `exponential`: decay ** epoch, set once per epoch (UP-CrackNet; 0.99). `poly`: from 1 down to `end` with the given
+    power (CrackSeg's lineage; 0.9). `constant`: 1.
     """
-    if training.schedule == "constant":
-        return optax.constant_schedule(1.0)
-    if training.schedule == "exponential":
-        return lambda step: training.schedule_decay ** int(step / steps_per_epoch)
-    end = min(training.final_learning_rate / training.learning_rate, 1.0) if training.learning_rate > 0 else 1.0
-    return lambda step: (1 - end) * (1 - min(step / training.steps, 1.0)) ** training.schedule_power + end
-
-
-def hyper(training: "Training", factor: float) -> dict[str, jnp.ndarray]:
-    """The numbers that one training step reads, all float32 scalars."""
-    values = {
-        "learning_rate": training.learning_rate * factor,
-        "discriminator_learning_rate": training.discriminator_learning_rate * factor,
-        "weight_decay": training.weight_decay,
-        "colour": training.colour,
-        **training.loss_weights,
-    }
-    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    if kind == "constant":
+        return lambda step: 1.0
+    if kind == "exponential":
+        return lambda step: decay ** int(step / steps_per_epoch)
+    if kind == "poly":
+        return lambda step: (1 - end) * (1 - min(step / steps, 1.0)) ** power + end
+    raise ValueError(f"schedule {kind!r}; use constant, exponential or poly")

@@ -1,18 +1,14 @@
 """UP-CrackNet three times: as the paper prints it, as its authors' code does it, and as we recommend it.
 
 The table is UPCRACKNET.md section 6b. A detection preset sets detection only; a training preset sets the losses,
-the order of corruption and crop, and the patience.
+the order of corruption and crop, and the patience (`experiment.with_training_preset`).
 """
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cracks_jax.errors import UsageError
 from cracks_jax.methods.detection import Detection
-from cracks_jax.methods.restoration import LOSS_WEIGHTS, Losses, Restoration
-
-if TYPE_CHECKING:
-    from cracks_jax.experiment import Experiment
+from cracks_jax.methods.restoration import Losses, Restoration
 
 DETECTION_PRESETS: dict[str, Detection] = {
     "default": Detection(
@@ -60,25 +56,3 @@ def detection_preset(method: Any, name: str) -> Detection:
     if name not in DETECTION_PRESETS:
         raise UsageError(f"--preset {name}: expected one of {', '.join(DETECTION_PRESETS)}")
     return DETECTION_PRESETS[name]
-
-
-def with_training_preset(experiment: "Experiment", name: str) -> "Experiment":
-    """The experiment with every training choice of a preset; lengths in steps stay the file's own."""
-    if not isinstance(experiment.method, Restoration):
-        raise UsageError(f"training.preset={name}: presets belong to UP-CrackNet; this trains CrackSeg")
-    authors = name == "authors"
-    return dataclasses.replace(
-        experiment,
-        method=dataclasses.replace(
-            experiment.method, losses=LOSSES[name], unbiased_running_var=authors
-        ),
-        data=dataclasses.replace(
-            experiment.data, pipeline=dataclasses.replace(experiment.data.pipeline, corrupt_before=authors)
-        ),
-        training=dataclasses.replace(
-            experiment.training,
-            preset=name,
-            patience=None if authors else experiment.training.patience,
-            loss_weights={**LOSS_WEIGHTS, **experiment.training.loss_weights, "discriminator": 0.5 if authors else 1.0},
-        ),
-    )

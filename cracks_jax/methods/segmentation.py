@@ -16,11 +16,13 @@ from cracks_jax.layers.norm import BatchNorm
 from cracks_jax.losses.segmentation import cross_entropy
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.detection import Detection
-from cracks_jax.networks.crackseg import VARIANTS, CrackSeg
+from cracks_jax.networks.crackseg import READINGS, VARIANTS, CrackSeg
 from cracks_jax.ops.colour import imagenet_standardise
 
 State = dict[str, Any]
 Batch = dict[str, Any]
+
+NETWORKS = {**VARIANTS, **{f"reading_{name}": make for name, make in READINGS.items() if name != "R1"}}
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Segmentation:
     """A network that labels each pixel, trained with softmax cross-entropy (eq. 2).
 
     Attributes:
-      variant: a row of Table 4 or 5 (`networks.crackseg.VARIANTS`); the full network is `table5_both_x3`.
-      reading: how the multiscale dilated module is read (R1, R1n, R2, R3).
-      version: ResNet v1 or v2 (pre-activation).
+      variant: a row of Table 4 or 5 (the full network is `table5_both_x3`), or another reading of Figure 3 with
+        ResNet-50 (`reading_R1n`, `reading_R2`, `reading_R3`).
+      version: ResNet v1 or v2 (pre-activation, with Gluon's batch norm on the input).
       output_stride: 8, 16 or 32.
       optimiser, beta1, beta2, momentum: see `optimiser.transform`.
       bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
@@ -38,7 +40,6 @@ class Segmentation:
     """
 
     variant: str = "table5_both_x3"
-    reading: Literal["R1", "R1n", "R2", "R3"] = "R1"
     version: Literal[1, 2] = 1
     output_stride: Literal[8, 16, 32] = 16
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -49,8 +50,8 @@ class Segmentation:
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise UsageError(f"method.variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}")
+        if self.variant not in NETWORKS:
+            raise UsageError(f"method.variant is {self.variant!r}; expected one of {', '.join(NETWORKS)}")
 
     @property
     def side_multiple(self) -> int:
@@ -63,8 +64,8 @@ class Segmentation:
     @property
     def network(self) -> CrackSeg:
         norm = partial(BatchNorm, momentum=self.bn_momentum, debias=True, axis_name=self.axis_name)
-        return VARIANTS[self.variant](
-            reading=self.reading, version=self.version, output_stride=self.output_stride, norm=norm
+        return NETWORKS[self.variant](
+            version=self.version, output_stride=self.output_stride, input_norm=self.version == 2, norm=norm
         )
 
     @property

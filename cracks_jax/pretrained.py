@@ -1,0 +1,95 @@
+"""Which pretrained files a training uses, and their arrays put into its first state.
+
+Files are named by the experiment and found under $CRACKS_WEIGHTS, or by a path; records hold their last part only.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.experiment import Experiment
+from cracks_jax.methods.restoration import Restoration
+from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.weights.files import Loaded, read_tensors
+from cracks_jax.weights.resnet import gluon_resnet50v2, torchvision_resnet
+from cracks_jax.weights.squeezenet import mxnet_squeezenet
+from cracks_jax.weights.vgg import torchvision_vgg19
+
+VARIABLE = "CRACKS_WEIGHTS"
+
+
+def find_weights(name: str) -> Path | None:
+    """The file called `name`, as a path or under $CRACKS_WEIGHTS; None where it is in neither place."""
+    root = os.environ.get(VARIABLE)
+    for path in (Path(name), *([Path(root) / name] if root else [])):
+        if path.is_file():
+            return path
+    return None
+
+
+def resolve_weights(experiment: Experiment, say: Callable[[str], None]) -> Experiment:
+    """The experiment as it can be trained here: without the style extractor's file the style term is off, and said so.
+
+    A trunk's missing file is an error: training from scratch instead would be another experiment.
+    """
+    method, training = experiment.method, experiment.training
+    if isinstance(method, Restoration) and method.style_extractor != "none":
+        file = training.style_weights
+        if file is None or find_weights(file) is None:
+            named = "no training.style_weights is named" if file is None else f"{file} is neither a file nor under ${VARIABLE}"
+            say(f"style loss is off: {named}")
+            experiment = dataclasses.replace(
+                experiment,
+                method=dataclasses.replace(method, style_extractor="none"),
+                training=dataclasses.replace(training, style_weights=None),
+            )
+    if training.pretrained is not None and find_weights(training.pretrained) is None:
+        raise CracksError(
+            f"{training.pretrained}: pretrained weights not found, neither as a path nor under ${VARIABLE}; name a file "
+            "with --set training.pretrained=FILE, or train another member (--member imagenet_v2 starts from a "
+            "pre-activation trunk, --member scratch from random weights)"
+        )
+    return experiment
+
+
+def adopt(experiment: Experiment, state: Any, say: Callable[[str], None]) -> tuple[Any, list[str]]:
+    """The state with every pretrained array in the place of the drawn one, and the names of those arrays."""
+    method, training = experiment.method, experiment.training
+    names: list[str] = []
+    if isinstance(method, Segmentation) and training.pretrained is not None:
+        loaded = _trunk(training.pretrained, method)
+        state = {**state, "network": loaded.over(state["network"], within="resnet")}
+        names += [f"network/{name}" for name in loaded.names]
+        say(f"{training.pretrained}: {len(loaded.names)} arrays loaded" + _drawn(loaded))
+    if isinstance(method, Restoration) and method.style_extractor != "none":
+        assert training.style_weights is not None
+        loaded = _extractor(training.style_weights, method.style_extractor)
+        state = {**state, "style": loaded.over(state["style"])}
+        names += [f"style/{name}" for name in loaded.names]
+        say(f"style loss: {method.style_extractor} from {training.style_weights}")
+    return state, names
+
+
+def _trunk(name: str, method: Segmentation) -> Loaded:
+    path = find_weights(name)
+    assert path is not None
+    tensors = read_tensors(path)
+    if method.version == 2:
+        if method.network.depth != 50:
+            raise UsageError("pretrained pre-activation weights are read for ResNet-50 only; use method.version=1")
+        return gluon_resnet50v2(tensors)
+    return torchvision_resnet(tensors, method.network.depth)
+
+
+def _extractor(name: str, kind: str) -> Loaded:
+    path = find_weights(name)
+    assert path is not None
+    tensors = read_tensors(path)
+    return torchvision_vgg19(tensors) if kind == "vgg19" else mxnet_squeezenet(tensors)
+
+
+def _drawn(loaded: Loaded) -> str:
+    return f", {len(loaded.missing)} are not in it and start random" if loaded.missing else ""

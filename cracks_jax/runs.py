@@ -1,0 +1,151 @@
+"""A run directory: open one and get its experiment, method, state, records and calibration windows.
+
+  experiment.json   the resolved settings, seed, software, device, git revision, data digest, attempts
+  records.jsonl     one line per logged event
+  checkpoints/      states by step
+  undamaged/        the undamaged validation windows (restoration only): the label-free threshold comes from them
+  metrics.json      final validation metrics, run_id, step, best_step, state_sha256
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cracks_jax import __version__
+from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.experiment import Experiment, from_json
+from cracks_jax.runtime.checkpoints import Checkpoints
+from cracks_jax.runtime.records import Records, read_json
+
+EXPERIMENT = "experiment.json"
+RECORDS = "records.jsonl"
+METRICS = "metrics.json"
+CHECKPOINTS = "checkpoints"
+UNDAMAGED = "undamaged"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    folder: Path
+    experiment: Experiment
+    description: dict[str, Any]
+
+    @property
+    def records(self) -> Records:
+        return Records(self.folder / RECORDS)
+
+    def state(self, which: str = "best") -> tuple[int, Any]:
+        """(step, state) of the checkpoint `best`, `last` or a step's number."""
+        import jax
+        import jax.numpy as jnp
+
+        from cracks_jax.runtime.randomness import device_key
+
+        checkpoints = Checkpoints(self.folder / CHECKPOINTS)
+        steps = checkpoints.steps()
+        if not steps:
+            raise CracksError(f"{self.folder / CHECKPOINTS}: holds no checkpoint yet; let the run train further")
+        step = self._step(which, steps)
+        side = self.experiment.data.pipeline.crop
+        batch = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
+        method = self.experiment.method
+        like = jax.eval_shape(
+            lambda key: method.init(key, batch), device_key(self.experiment.seed, "init", 0)
+        )
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        state = checkpoints.restore(step, like)
+        checkpoints.close()
+        return step, state
+
+    def undamaged(self) -> tuple[Path, Dataset] | None:
+        """The undamaged validation windows that the run kept, if it kept any."""
+        folder = self.folder / UNDAMAGED
+        return (folder, open_dataset(folder)) if folder.is_dir() else None
+
+    def labelled_validation(self) -> Dataset:
+        """The labelled images that the run held out of training (its record lists them)."""
+        data = self.experiment.data
+        dataset = open_dataset(data.name, data.split, need_masks=True)
+        stems = self.description["data"]["validation"]
+        known = set(dataset.stems)
+        if data.recipe is None and set(stems) <= known:
+            return dataset.subset(stems, "validation")
+        # Windows were cut from photographs: the photographs behind the held-out windows are held out too.
+        sources = set(self.description["data"].get("validation_photographs", ()))
+        if sources and sources <= known:
+            return dataset.subset(sources, "validation")
+        return split_validation(dataset, data.validation)[1]
+
+    def _step(self, which: str, steps: list[int]) -> int:
+        if which == "last":
+            return steps[-1]
+        if which == "best":
+            selection = getattr(self.experiment.method, "selection", None)
+            best = self.records.best(*selection) if selection else None
+            return best[0] if best is not None and best[0] in steps else steps[-1]
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        raise UsageError(f"--checkpoint {which}: this run has best, last and the steps {', '.join(map(str, steps))}")
+
+
+def open_run(folder: Path) -> Run:
+    """The run in a folder; CracksError where it is none."""
+    if not folder.is_dir():
+        raise CracksError(f"{folder}: there is no such run directory; `cracks-jax train` makes one")
+    description = read_json(folder / EXPERIMENT)
+    return Run(folder, from_json(description, str(folder / EXPERIMENT)), description)
+
+
+def surroundings() -> dict[str, Any]:
+    """What a result depends on besides its settings: software, device and revision. No host name, no path."""
+    import jax
+
+    device = jax.devices()[0]
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "software": {"cracks-jax": __version__, "python": platform.python_version(), **versions},
+        "device": {"kind": _device_kind(device), "count": jax.device_count(), "platform": device.platform},
+        "git_revision": git_revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device_kind(device: Any) -> str:
+    if device.platform != "cpu":
+        return device.device_kind
+    import os
+
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def git_revision() -> str | None:
+    """The commit of the package's checkout, with `+changes` where its own files differ; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+changes" if changed else "")

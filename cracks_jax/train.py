@@ -1,0 +1,456 @@
+"""Training from top to bottom: data, method, state, the loop, and what is left on disk.
+
+The step itself is `methods/<family>.py:train_step`; everything here surrounds it. Started again on the same run
+directory, training resumes from its newest checkpoint and ends with the same bits.
+"""
+
+import dataclasses
+import math
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cracks_jax.data.augment import Colour, jitter_colour
+from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
+from cracks_jax.data.images import read_image, read_mask
+from cracks_jax.data.pipeline import batches
+from cracks_jax.data.prepare import MANIFEST, prepare, read_manifest
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.experiment import Experiment, science, to_json
+from cracks_jax.methods import optimiser
+from cracks_jax.methods.restoration import Restoration
+from cracks_jax.metrics.counts import Counts
+from cracks_jax.ops.corruption import multiscale_squares
+from cracks_jax.pretrained import adopt, resolve_weights
+from cracks_jax.predict import Scorer
+from cracks_jax.runs import CHECKPOINTS, EXPERIMENT, METRICS, RECORDS, UNDAMAGED, surroundings
+from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
+from cracks_jax.runtime.parallel import Parallel, check_batch, devices
+from cracks_jax.runtime.randomness import device_key
+from cracks_jax.runtime.records import Records, read_json, write_json
+
+STOPPED = 75
+
+
+class Stopped(Exception):
+    """A signal asked training to stop; everything is saved and the same command goes on."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on and what the best checkpoint is selected on."""
+
+    train: Dataset
+    validation: Dataset
+    folder: Path | None  # of a prepared data set, with its manifest
+    digest: str
+
+
+# --------------------------------------------------------------------------------------------- the story
+
+
+def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
+    """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds."""
+    experiment = resolve_weights(experiment, say)
+    jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
+    folder = folder or Path("runs") / f"{experiment.label}-{experiment.run_id}"
+    _check_same_run(folder, experiment)
+    data = open_training_data(experiment)
+    parallel = Parallel(experiment.machine.strategy, devices(experiment.machine.devices))
+    check_batch(experiment.training.batch_size, len(parallel.devices))
+    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
+
+    state, loaded = initial_state(experiment)
+    records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder)
+    start = max(checkpoints.steps(), default=0)
+    if start:
+        state = checkpoints.restore(start, state)
+        say(f"resuming {folder} from step {start}")
+    records.rewind(start)
+    _describe(folder, experiment, data, loaded, start)
+
+    training = experiment.training
+    steps_per_epoch = len(data.train) / training.batch_size
+    schedule = _schedule(experiment, steps_per_epoch)
+    step_fn = parallel.compile(_with_augmentation(method, experiment))
+    validate = _validator(experiment, data)
+    state = parallel.put_state(state)
+    saved = start
+
+    with stop_on_signal() as stop_asked, _input(experiment, data, start) as stream, progress(start, training.steps) as bar:
+        pending: tuple[int, Any] | None = None
+        step = start
+        while step < training.steps and not _out_of_patience(records, experiment):
+            batch = parallel.put_batch(_for_device(next(stream)))
+            rates = hyper(experiment, schedule(step))
+            state, metrics = step_fn(state, batch, rates, device_key(experiment.seed, "train", step))
+            step += 1
+            # The step before is looked at while this one runs, so that checking costs no time on an accelerator.
+            if pending is not None:
+                _log(records, bar, experiment, *pending, steps_per_epoch)
+            pending = (step, metrics)
+            validating = step % training.validate_every == 0 or step == training.steps
+            saving = step % experiment.machine.checkpoint_every == 0 or step == training.steps
+            if validating or saving or stop_asked():
+                _log(records, bar, experiment, *pending, steps_per_epoch)
+                pending = None
+                improved = validating and _validate(validate, records, bar, parallel.get_state(state), step, experiment)
+                if improved or saving or stop_asked():
+                    checkpoints.save(step, parallel.get_state(state), best=_best_step(records, experiment))
+                    saved = step
+                if stop_asked() and step < training.steps:
+                    checkpoints.wait()
+                    raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
+        if saved != step:
+            checkpoints.save(step, parallel.get_state(state), best=_best_step(records, experiment))
+    checkpoints.wait()
+    checkpoints.close()
+    return _finish(folder, experiment, records, parallel.get_state(state), step)
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+def open_training_data(experiment: Experiment) -> TrainingData:
+    """The training and validation records; a recipe's windows are cut first, once, into the machine's cache."""
+    settings = experiment.data
+    folder = None
+    if settings.recipe is None:
+        dataset = open_dataset(settings.name, settings.split)
+    else:
+        source = open_dataset(settings.name, settings.split)
+        tag = "-".join(f"{k}{v}" for k, v in sorted(settings.recipe_settings.items()))
+        name = "-".join(p for p in (source.name, source.split, settings.recipe, tag, source.digest()[:8]) if p)
+        folder = Path(experiment.machine.cache) / name
+        if not (folder / MANIFEST).is_file():
+            say(f"cutting the {settings.recipe} windows of {source.label}")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        prepare(settings.recipe, settings.name, folder, split=settings.split, **settings.recipe_settings)
+        dataset = open_dataset(folder)
+    if isinstance(experiment.method, Restoration) and (settings.pipeline.corruption is None):
+        raise UsageError("data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled")
+    train_set, validation = _own_validation(settings.name, dataset) or split_validation(dataset, settings.validation)
+    return TrainingData(train_set, validation, folder, dataset.digest())
+
+
+def _own_validation(name: str, dataset: Dataset) -> tuple[Dataset, Dataset] | None:
+    """The data set's own `val` split beside its `train`, where it has one."""
+    if dataset.split != "train":
+        return None
+    try:
+        return dataset, open_dataset(name, "val")
+    except CracksError:
+        return None
+
+
+@contextmanager
+def _input(experiment: Experiment, data: TrainingData, start: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    stream = batches(
+        data.train,
+        experiment.data.pipeline,
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        start=start,
+        workers=experiment.machine.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    try:
+        yield stream
+    finally:
+        stream.close()  # type: ignore[attr-defined]
+
+
+def _for_device(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in batch.items() if name != "index"}
+
+
+# ------------------------------------------------------------------------------------------------- step
+
+
+def initial_state(experiment: Experiment) -> tuple[Any, list[str]]:
+    """The method's fresh state with pretrained arrays in place, and the names of what was loaded."""
+    side = experiment.data.pipeline.crop
+    shape = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
+    key = device_key(experiment.seed, "init", 0)
+    state = jax.jit(lambda k: experiment.method.init(k, shape))(key)
+    return adopt(experiment, state, say)
+
+
+def _with_augmentation(method: Any, experiment: Experiment) -> Callable[..., tuple[Any, Any]]:
+    """uint8 batches to [0, 1], colour drawn anew for each image, then the method's step."""
+    amount = experiment.training.colour
+    colour = Colour(amount, amount, amount)
+
+    def step(state: Any, batch: Any, rates: Any, key: jax.Array) -> tuple[Any, Any]:
+        colour_key, step_key = jax.random.split(key)
+        batch = {k: v if k == "mask" else v.astype(jnp.float32) / 255 for k, v in batch.items() if k != "keep"}
+        if amount:
+            if method.axis_name is not None:
+                colour_key = jax.random.fold_in(colour_key, jax.lax.axis_index(method.axis_name))
+            batch["image"] = jitter_colour(colour_key, batch["image"], colour)
+        return method.train_step(state, batch, rates, step_key)
+
+    return step
+
+
+def hyper(experiment: Experiment, factor: float) -> dict[str, np.ndarray]:
+    """The traced numbers of one step, float32 scalars: rates times the schedule's factor, decay, loss weights."""
+    training = experiment.training
+    values = {
+        "learning_rate": training.learning_rate * factor,
+        "discriminator_learning_rate": training.discriminator_learning_rate * factor,
+        "weight_decay": training.weight_decay,
+        **training.loss_weights,
+    }
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+
+def _schedule(experiment: Experiment, steps_per_epoch: float) -> Callable[[int], float]:
+    training = experiment.training
+    return optimiser.schedule(
+        training.schedule,
+        steps=training.steps,
+        steps_per_epoch=steps_per_epoch,
+        decay=training.schedule_decay,
+        power=training.schedule_power,
+        end=training.final_learning_rate / training.learning_rate,
+    )
+
+
+# ------------------------------------------------------------------------------------------- validation
+
+Validator = Callable[[Any], dict[str, float | None]]
+
+
+def _validator(experiment: Experiment, data: TrainingData) -> Validator:
+    if isinstance(experiment.method, Restoration):
+        return _restoration_validator(experiment, data.validation)
+    return _segmentation_validator(experiment, data.validation)
+
+
+def _restoration_validator(experiment: Experiment, validation: Dataset) -> Validator:
+    """Masked restoration of undamaged windows, over the six square masks (DESIGN: splits)."""
+    from cracks_jax.data.pipeline import windows
+
+    side = experiment.data.pipeline.crop
+    images = windows(validation, side)
+    masks = multiscale_squares(side)
+    method, how = experiment.method, experiment.detection
+    key = device_key(experiment.seed, "validation", 0)
+
+    @jax.jit
+    def terms(state: Any, chunk: jax.Array, keep: jax.Array) -> dict[str, jax.Array]:
+        return method.validation_terms(state, chunk.astype(jnp.float32) / 255, keep, key, how)
+
+    def validate(state: Any) -> dict[str, float | None]:
+        needed = {k: state[k] for k in ("generator",)}
+        sums: dict[str, float] = {"mae": 0.0, "ssim": 0.0, "msgms": 0.0}
+        for first in range(0, len(images), 32):
+            chunk = images[first : first + 32]
+            for keep in masks:
+                for name, value in terms(needed, chunk, keep).items():
+                    sums[name] += float(value) * len(chunk) / (len(images) * len(masks))
+        return {"restoration_loss": sum(sums.values()), **sums}
+
+    return validate
+
+
+def _segmentation_validator(experiment: Experiment, validation: Dataset) -> Validator:
+    """Crack IoU at argmax on whole validation images, pooled."""
+    pairs = [(read_image(r.image), read_mask(r.mask)) for r in validation if r.mask is not None]
+    method, how = experiment.method, dataclasses.replace(experiment.detection, rule="0.5")
+
+    def validate(state: Any) -> dict[str, float | None]:
+        scorer = Scorer(method, state, how, seed=experiment.seed)
+        counts = Counts()
+        for image, mask in pairs:
+            counts += Counts.of(scorer(image) > 0.5, mask)
+        return {name: counts.metrics()[name] for name in ("precision", "recall", "f1", "iou")}
+
+    return validate
+
+
+def _validate(
+    validate: Validator, records: Records, bar: tqdm, state: Any, step: int, experiment: Experiment
+) -> bool:
+    """Runs one validation, records it, and says whether it is the best so far."""
+    metric, direction = experiment.method.selection
+    before = records.best(metric, direction)
+    found = validate(state)
+    value = found[metric]
+    if value is not None and not math.isfinite(value):
+        raise CracksError(f"step {step}: validation {metric} is {value}; lower the learning rate or start anew")
+    records.append("validation", step, **found)
+    bar.write(f"step {step}: validation {metric} {_short(value)}" + _best_so_far(before), file=sys.stderr)
+    if value is None:
+        return False
+    return before is None or (value < before[1] if direction == "min" else value > before[1])
+
+
+def _best_so_far(best: tuple[int, float] | None) -> str:
+    return "" if best is None else f" (best before {_short(best[1])} at step {best[0]})"
+
+
+def _best_step(records: Records, experiment: Experiment) -> int | None:
+    best = records.best(*experiment.method.selection)
+    return None if best is None else best[0]
+
+
+def _out_of_patience(records: Records, experiment: Experiment) -> bool:
+    patience = experiment.training.patience
+    return patience is not None and records.validations_since_best(*experiment.method.selection) >= patience
+
+
+# ---------------------------------------------------------------------------------------------- on disk
+
+
+def _check_same_run(folder: Path, experiment: Experiment) -> None:
+    """A run directory belongs to one experiment; nothing in it is touched by another."""
+    if (folder / EXPERIMENT).exists():
+        found = read_json(folder / EXPERIMENT).get("run_id")
+        if found != experiment.run_id:
+            raise CracksError(
+                f"{folder}: holds another experiment (run_id {found}, this one is {experiment.run_id}); "
+                "give another --run, or leave it out"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CracksError(f"{folder}: exists and is no run directory; give another --run")
+
+
+def _open_checkpoints(folder: Path) -> Checkpoints:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Checkpoints(folder / CHECKPOINTS)
+    except OSError as error:
+        raise CracksError(f"{folder}: cannot be written ({error.strerror}); give another --run") from error
+
+
+def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: list[str], start: int) -> None:
+    """experiment.json, with this attempt added; the validation stems are listed, and its windows kept."""
+    path = folder / EXPERIMENT
+    attempts = read_json(path)["attempts"] if path.exists() else []
+    around = surroundings()
+    described = {
+        "run_id": experiment.run_id,
+        "name": experiment.name,
+        "form": experiment.form,
+        "member": experiment.member,
+        **to_json(experiment),
+        **around,
+        "data": {
+            "digest": data.digest,
+            "train": len(data.train),
+            "validation": list(data.validation.stems),
+        },
+        "loaded": loaded,
+        "attempts": [*attempts, {"from_step": start, **around, "machine": dataclasses.asdict(experiment.machine)}],
+    }
+    if data.folder is not None:
+        sources = {item["stem"]: item["source"] for item in read_manifest(data.folder)["items"]}
+        described["data"]["validation_photographs"] = sorted({sources[stem] for stem in data.validation.stems})
+    if isinstance(experiment.method, Restoration):
+        _keep_windows(folder / UNDAMAGED, data)
+    write_json(path, described)
+
+
+def _keep_windows(folder: Path, data: TrainingData) -> None:
+    """The undamaged validation windows and their manifest, so that a run can be calibrated wherever it is."""
+    if folder.exists():
+        return
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "images").mkdir(parents=True)
+    for record in data.validation:
+        shutil.copyfile(record.image, aside / "images" / record.image.name)
+    if data.folder is not None:
+        kept = set(data.validation.stems)
+        items = [item for item in read_manifest(data.folder)["items"] if item["stem"] in kept]
+        write_json(aside / MANIFEST, {"items": items})
+    aside.rename(folder)
+
+
+def _finish(folder: Path, experiment: Experiment, records: Records, state: Any, step: int) -> dict[str, Any]:
+    metric, direction = experiment.method.selection
+    best = records.best(metric, direction)
+    last = [r for r in records if r["event"] == "validation"]
+    metrics = {
+        "run_id": experiment.run_id,
+        "step": step,
+        "best_step": best[0] if best else step,
+        f"best_{metric}": best[1] if best else None,
+        "validation": {k: v for k, v in last[-1].items() if k != "event"} if last else None,
+        "state_sha256": state_sha256(state),
+    }
+    write_json(folder / METRICS, metrics)
+    return metrics
+
+
+# ------------------------------------------------------------------------------------ progress and stopping
+
+
+def _log(records: Records, bar: tqdm, experiment: Experiment, step: int, metrics: Any, steps_per_epoch: float) -> None:
+    """Looks at one step's metrics: a loss that is not finite ends the run, every so often they are recorded."""
+    loss = float(metrics["loss"])
+    if not math.isfinite(loss):
+        terms = {name: float(value) for name, value in metrics.items()}
+        raise CracksError(
+            f"step {step}: the loss is {loss} ({terms}); the last checkpoint is finite. "
+            "Lower training.learning_rate, or look at the images of this step"
+        )
+    bar.update(step - bar.n)
+    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+    if step % experiment.machine.log_every == 0 or step == experiment.training.steps:
+        values = {name: round(float(value), 6) for name, value in metrics.items()}
+        records.append("train", step, epoch=math.floor(step / steps_per_epoch), **values)
+
+
+def progress(start: int, steps: int) -> tqdm:
+    """Steps done, rate and time left, on standard error; rarely where that is a file."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=steps, initial=start, unit="step", mininterval=0.5 if interactive else 15, file=sys.stderr,
+        dynamic_ncols=interactive, desc="training",
+    )
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """The first SIGTERM or SIGINT asks for a stop after the current step; a second one acts as usual."""
+    asked = False
+    old: dict[int, Any] = {}
+
+    def handler(number: int, _frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, old[number])
+        say("stopping after this step; once more to stop at once")
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            old[number] = signal.signal(number, handler)
+    except ValueError:
+        pass  # not in the main thread: whoever started it handles signals
+    try:
+        yield lambda: asked
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _short(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,79 @@
+"""CrackSeg with ResNet-50 on DeepCrack: 300 training images (a tenth held out), 237 test images.
+
+  cracks-jax train experiments/crackseg_deepcrack.py                          # paper form, needs resnet50.pth
+  cracks-jax train experiments/crackseg_deepcrack.py --member imagenet_v2     # weights at hand: stages 1 to 3
+  cracks-jax train experiments/crackseg_deepcrack.py:cpu --member imagenet_v2 # two cores
+  cracks-jax evaluate RUN --data deepcrack:test                               # argmax, native size
+
+Members: `imagenet_v1` is the paper's (torchvision's ResNet-50 weights, in a file `resnet50.pth` under $CRACKS_WEIGHTS),
+`imagenet_v2` starts from a pre-activation ResNet-50 whose Block4 is drawn, `scratch` from random weights. Times, devices
+and results over seeds: README.md here, rows crackseg_deepcrack. The paper reports no figure on DeepCrack.
+"""
+
+import dataclasses
+
+from cracks_jax.data.elements import Pipeline
+from cracks_jax.experiment import Data, Experiment, Machine, Training
+from cracks_jax.methods.detection import Detection
+from cracks_jax.methods.segmentation import Segmentation
+
+# The paper's 4,736 images x 20 epochs at batch 8; a validation every 592 steps.
+STEPS, EPOCH = 11_840, 592
+MEMBERS = {
+    "imagenet_v1": (1, "resnet50.pth"),
+    "imagenet_v2": (2, "resnet50v2_stages1to3_nchw.npz"),
+    "scratch": (1, None),
+}
+
+
+def experiment(form: str) -> dict[str, Experiment]:
+    return {member: _member(form, *how) for member, how in MEMBERS.items()}
+
+
+def _member(form: str, version: int, pretrained: str | None) -> Experiment:
+    paper = Experiment(
+        name="crackseg_deepcrack",
+        form=form,
+        method=Segmentation(variant="table5_both_x3", version=1 if version == 1 else 2),
+        data=Data(
+            name="deepcrack",
+            split="train",
+            pipeline=Pipeline(crop=256, scale=(1.0, 2.0), flip_horizontal=True, flip_vertical=True),
+        ),
+        training=Training(
+            steps=STEPS,
+            batch_size=8,
+            schedule="poly",
+            learning_rate=1e-4,
+            weight_decay=5e-4,
+            colour=0.2,
+            validate_every=EPOCH,
+            pretrained=pretrained,
+        ),
+        detection=Detection(rule="0.5"),
+    )
+    if form == "paper":
+        return paper
+    if form == "cpu":
+        # A batch-norm decay whose time constant (100 steps) fits a twentieth of the steps.
+        return _short(paper, crop=192, batch=6, steps=1_200, validate_every=200, bn_momentum=0.99)
+    smoke = _short(paper, crop=64, batch=2, steps=2, validate_every=2, bn_momentum=0.9)
+    return dataclasses.replace(
+        smoke,
+        data=dataclasses.replace(smoke.data, name="drawn"),
+        training=dataclasses.replace(smoke.training, pretrained=None),
+        machine=Machine(log_every=1, checkpoint_every=2),
+    )
+
+
+def _short(
+    paper: Experiment, *, crop: int, batch: int, steps: int, validate_every: int, bn_momentum: float
+) -> Experiment:
+    return dataclasses.replace(
+        paper,
+        method=dataclasses.replace(paper.method, bn_momentum=bn_momentum),
+        data=dataclasses.replace(paper.data, pipeline=dataclasses.replace(paper.data.pipeline, crop=crop)),
+        training=dataclasses.replace(
+            paper.training, batch_size=batch, steps=steps, validate_every=validate_every
+        ),
+    )
