@@ -45,5 +45,5 @@ def generator_loss(fake_logits: Float[Array, "..."], form: GeneratorForm) -> Flo
 
 
 def _softplus(x: Array) -> Array:
-    """log(1 + exp(x)), in at least float32: softplus(-x) is -log sigmoid(x), softplus(x) -log(1 - sigmoid(x))."""
+    """In at least float32; softplus(-x) is -log sigmoid(x), softplus(x) is -log(1 - sigmoid(x))."""
     return jax.nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

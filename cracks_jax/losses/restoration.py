@@ -18,7 +18,7 @@ SSIM_SIGMA = 1.5
 
 
 def mae(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> Float[Array, ""]:
-    """Mean absolute error over every pixel and channel, eq. 3 (which prints the norm; the code takes the mean)."""
+    """Mean absolute error over pixels and channels, eq. 3 (it prints the norm; the authors take the mean)."""
     a, b = _pair("mae", a, b)
     return jnp.mean(jnp.abs(a - b))
 

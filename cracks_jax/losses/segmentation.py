@@ -11,8 +11,8 @@ def cross_entropy(
     """Two-class softmax cross-entropy, mean over all pixels, without class weights (CrackSeg, eq. 2).
 
     The paper prints -1/n sum[y log p + (1 - y)(1 - log p)]. Read literally, a background pixel adds
-    log p - 1, which falls without bound as p goes to 0 and has an exploding gradient: training on it diverges.
-    It is taken as a slip for log(1 - p), which makes eq. 2 the ordinary cross-entropy.
+    log p - 1, which falls without bound as p goes to 0 and has an exploding gradient: training on it
+    diverges. It is taken as a slip for log(1 - p), which makes eq. 2 the ordinary cross-entropy.
 
     Computed as softplus(wrong logit - right logit), which is the same for two classes and finite, with its
     gradient, for every finite logit; in at least float32.

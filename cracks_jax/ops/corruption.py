@@ -34,7 +34,7 @@ def check_side(side: int) -> None:
 def multiscale_squares(side: int) -> UInt8[np.ndarray, "6 side side 1"]:
     """Checkerboards of squares of side/2, side/4, side/8 px, each in two complementary phases.
 
-    In this order. Phase 0 removes the top-left square, phase 1 keeps it. Every mask keeps exactly half of the pixels.
+    In this order. Phase 0 removes the top-left square, phase 1 keeps it. Every mask keeps half of the pixels.
     """
     check_side(side)
     return np.stack([_squares(side, i) for i in range(2 * len(_SQUARE_DIVISORS))])
@@ -43,8 +43,8 @@ def multiscale_squares(side: int) -> UInt8[np.ndarray, "6 side side 1"]:
 def stripes(side: int) -> UInt8[np.ndarray, "12 side side 1"]:
     """Vertical, then horizontal stripes of side/4, side/8, side/16 px, each in two complementary phases.
 
-    In this order. Phase 0 removes the leftmost or topmost stripe, phase 1 keeps it. Every mask keeps exactly half of the
-    pixels.
+    In this order. Phase 0 removes the leftmost or topmost stripe, phase 1 keeps it. Every mask keeps half of
+    the pixels.
     """
     check_side(side)
     return np.stack([_stripes(side, i) for i in range(4 * len(_STRIPE_DIVISORS))])
