@@ -86,11 +86,12 @@ def measure_contamination(out: str | Path, root: str | Path, *, split: str | Non
     masks = {record.stem: record.mask for record in open_dataset(str(root), split, need_masks=True).records}
     cracked = crack_pixels = pixels = 0
     for source, group in itertools.groupby(items, key=lambda item: item["source"]):
-        if masks.get(source) is None:
+        path = masks.get(source)
+        if path is None:
             raise CracksError(
                 f"{source}: {root} has no mask of it; name the data set that {out} was cut from"
             )
-        mask = read_mask(masks[source])
+        mask = read_mask(path)
         for item in group:
             count = int(_cut(mask, item["box"]).sum())
             cracked += count > 0

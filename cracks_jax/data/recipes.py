@@ -5,17 +5,16 @@ reads masks (or, where a recipe works without any annotation, images); `prepare.
 planned.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool
 
-from cracks_jax.data import windows
+from cracks_jax.data import darklines, windows
 from cracks_jax.data.datasets import Dataset, Record
-from cracks_jax.data.images import read_mask
+from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.windows import Box
 from cracks_jax.errors import CracksError, UsageError
 
@@ -93,6 +92,70 @@ def undamaged(dataset: Dataset, settings: Undamaged, progress: Progress | None =
 
 
 @dataclass(frozen=True)
+class UndamagedUnlabelled:
+    """UP-CrackNet without any annotation: windows of photographs whose dark lines are the least outlying.
+
+    Attributes:
+      min_side, max_side: each window is the largest of max_side, 16 less, ..., min_side that is calm enough.
+      per_image: at most so many windows of one photograph, disjoint.
+      tolerance: a window is calm enough up to the median of all photographs' best windows of min_side and so
+        many (median absolute) deviations more.
+    """
+
+    min_side: int = 128
+    max_side: int = 192
+    per_image: int = 1
+    tolerance: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check(self, min_side=1, max_side=self.min_side, per_image=1, tolerance=0)
+        for name in ("min_side", "max_side"):
+            if getattr(self, name) % darklines.GRID:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; it must be a multiple of {darklines.GRID}"
+                )
+
+
+def undamaged_unlabelled(
+    dataset: Dataset, settings: UndamagedUnlabelled, progress: Progress | None = None
+) -> Plan:
+    """Windows free of dark lines, chosen by pixels alone; masks, where there are any, are not opened.
+
+    UP-CrackNet trains "without any annotation" but its undamaged images were selected somehow; this is a
+    selection that needs nobody. In each photograph the windows whose strongest dark line stands out least are
+    taken, and across photographs those that are outliers all the same are rejected. `measure_contamination`
+    tells, where masks exist, how often it is wrong.
+    """
+    found: list[tuple[Record, tuple[int, int], darklines.Scores]] = []
+    for number, record in enumerate(dataset.records):
+        image = read_image(record.image)
+        scores = darklines.line_scores(image, settings.min_side, settings.max_side)
+        found.append((record, (image.shape[0], image.shape[1]), scores))
+        if progress is not None:
+            progress(number + 1, len(dataset.records))
+    best = [float(scores[settings.min_side].min()) for _, _, scores in found if scores]
+    if not best:
+        raise CracksError(
+            f"{dataset.name}: no image reaches {settings.min_side} px on both sides; lower min_side"
+        )
+    highest = darklines.limit(np.array(best), settings.tolerance)
+    items: list[Item] = []
+    without: list[str] = []
+    for record, photo, scores in found:
+        calm = darklines.calm_windows(scores, highest, settings.per_image)
+        for number, (box, score) in enumerate(calm):
+            items.append(Item(f"{record.stem}_{number}", record.stem, photo, box, score))
+        if not calm:
+            without.append(record.stem)
+    counts = {
+        **_window_counts(items),
+        "highest_score": round(highest, 6),
+        "photographs_without_window": without,
+    }
+    return Plan(items, counts)
+
+
+@dataclass(frozen=True)
 class Blocks:
     """CrackSeg: square blocks on a grid, most of the empty ones left out.
 
@@ -113,12 +176,12 @@ class Blocks:
 
 
 def crackseg_blocks(dataset: Dataset, settings: Blocks, progress: Progress | None = None) -> Plan:
-    """Blocks of labelled images (CrackSeg; the share of empty ones is ours); the last of a row or column is shifted to fit."""
+    """Blocks of labelled images, as CrackSeg trains on; how many empty ones the paper leaves out is ours."""
     cracked: list[Item] = []
     empty: list[Item] = []
     for record, mask in _masks(dataset, "crackseg-blocks", progress):
         _check_large_enough(record, mask, settings.side, "side")
-        for number, box in enumerate(windows.grid_blocks(*mask.shape, settings.side)):
+        for number, box in enumerate(windows.grid_blocks(*_photo(mask), settings.side)):
             kind = cracked if _crack_pixels(mask, box) else empty
             kind.append(_item(record, mask.shape, box, number))
     by_hash = sorted(empty, key=lambda item: windows.fraction(settings.seed, "crackseg-blocks", item.stem))
@@ -155,7 +218,7 @@ def crack500(dataset: Dataset, settings: Crack500, progress: Progress | None = N
     crops = undamaged_crops = 0
     for record, mask in _masks(dataset, "crack500", progress):
         _check_large_enough(record, mask, settings.parts, "parts")
-        for box in windows.even_crops(*mask.shape, settings.parts):
+        for box in windows.even_crops(*_photo(mask), settings.parts):
             pixels = _crack_pixels(mask, box)
             crops += 1
             undamaged_crops += pixels == 0
@@ -187,7 +250,7 @@ def cfd200(dataset: Dataset, settings: CFD200, progress: Progress | None = None)
     rounds: list[list[Item]] = [[] for _ in range(4)]
     for record, mask in _masks(dataset, "cfd200", progress):
         _check_large_enough(record, mask, settings.side, "side")
-        boxes = [box for box in windows.corners(*mask.shape, settings.side) if _crack_pixels(mask, box)]
+        boxes = [box for box in windows.corners(*_photo(mask), settings.side) if _crack_pixels(mask, box)]
         boxes.sort(key=lambda box: windows.fraction(settings.seed, "cfd200", record.stem, *box))
         for number, box in enumerate(boxes):
             rounds[number].append(_item(record, mask.shape, box, number))
@@ -196,8 +259,8 @@ def cfd200(dataset: Dataset, settings: CFD200, progress: Progress | None = None)
     order = [item for patches in rounds for item in patches]
     if len(order) < settings.count:
         raise CracksError(
-            f"{dataset.name}: {len(order)} corner windows of {settings.side} px hold a crack, {settings.count}"
-            f" were asked for; set count={len(order)} or a smaller side"
+            f"{dataset.name}: {len(order)} corner windows of {settings.side} px hold a crack,"
+            f" {settings.count} were asked for; set count={len(order)} or a smaller side"
         )
     items = sorted(order[: settings.count], key=lambda item: (item.source, item.stem))
     counts = {
@@ -221,7 +284,9 @@ def _check(settings: Any, **least: float) -> None:
             raise UsageError(f"{name} is {value}; it must be at least {bound}")
 
 
-def _masks(dataset: Dataset, recipe: str, progress: Progress | None):
+def _masks(
+    dataset: Dataset, recipe: str, progress: Progress | None
+) -> Iterator[tuple[Record, Bool[np.ndarray, "h w"]]]:
     for number, record in enumerate(dataset.records):
         if record.mask is None:
             raise CracksError(
@@ -262,6 +327,7 @@ def _window_counts(items: list[Item]) -> dict[str, Any]:
 
 RECIPES: dict[str, Recipe] = {
     "undamaged": Recipe(Undamaged, undamaged),
+    "undamaged-unlabelled": Recipe(UndamagedUnlabelled, undamaged_unlabelled),
     "crackseg-blocks": Recipe(Blocks, crackseg_blocks),
     "crack500": Recipe(Crack500, crack500),
     "cfd200": Recipe(CFD200, cfd200),
@@ -271,7 +337,7 @@ RECIPES: dict[str, Recipe] = {
 def make_settings(recipe: str, values: dict[str, Any]) -> Any:
     """The recipe's settings with `values` set; each is checked by name and type (UsageError)."""
     kind = RECIPES[recipe].settings
-    known = {f.name: f.type for f in dataclasses.fields(kind)}
+    known = get_type_hints(kind)
     for name, value in values.items():
         if name not in known:
             raise UsageError(f"recipe {recipe} has no setting {name}; it has {', '.join(known)}")
