@@ -51,7 +51,8 @@ class Loaded:
         Raises:
           CracksError: a loaded array has no place in the network, or another shape there.
         """
-        loaded: dict[str, Any] = {"params": self.params, "batch_stats": self.batch_stats}
+        collections = {"params": self.params, "batch_stats": self.batch_stats}
+        loaded: dict[str, Any] = {name: tree for name, tree in collections.items() if tree}
         if within is not None:
             loaded = {collection: {within: tree} for collection, tree in loaded.items()}
         return _replace(dict(variables), loaded, "")
