@@ -44,6 +44,7 @@ class LabelError(CracksError):
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """One image as 8-bit RGB: grey is repeated, alpha dropped, 16 bit scaled to 8, EXIF rotation applied.
 
+    OpenCV multiplies a TIFF's colours by its alpha: opaque pixels keep theirs, transparent ones turn dark.
     Raises CracksError: missing, empty, truncated or undecodable file, a folder, a format or depth not taken.
     """
     return _to_rgb8(_decode(path, _AS_STORED), path)
