@@ -1,16 +1,12 @@
 """`data prepare`: a paper's data recipe carried out, from a data set to a folder with a manifest.
 
 The folder holds `images/` (and `masks/`) in the open layout, and `manifest.json`: recipe, settings, source,
-counts, one entry for every file, and `digest`, SHA-256 of all pixels written. It is made aside and renamed
-when it is complete, so a folder with a manifest is a finished one, and a stopped run leaves none.
+counts, one entry for every file, and `digest`, SHA-256 of all pixels written.
 """
 
 import dataclasses
 import hashlib
 import itertools
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +16,9 @@ from jaxtyping import Bool, UInt8
 
 from cracks_jax.data.datasets import Dataset, open_dataset
 from cracks_jax.data.images import read_image, read_mask, write_image, write_mask
+from cracks_jax.data.manifest import filled_aside, finished, read_manifest, write_manifest
 from cracks_jax.data.recipes import RECIPES, Item, Plan, Progress, make_settings
 from cracks_jax.errors import CracksError, UsageError
-
-MANIFEST = "manifest.json"
 
 
 def prepare(
@@ -59,21 +54,16 @@ def prepare(
         "source": {"dataset": dataset.name, "split": dataset.split, "digest": dataset.digest()},
     }
     out = Path(out)
-    finished = _finished(out, head)
-    if finished is not None:
-        return finished
-    return _write(out, dataset, head, RECIPES[recipe].plan(dataset, chosen, progress), progress)
-
-
-def read_manifest(out: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared folder (CracksError where there is none)."""
-    path = Path(out) / MANIFEST
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CracksError(f"{path}: not found; expected a folder made by `cracks-jax data prepare`") from None
-    except (OSError, ValueError) as error:
-        raise CracksError(f"{path}: unreadable ({error}); delete the folder and prepare it again") from error
+    found = finished(out, head)
+    if found is not None:
+        return found
+    plan = RECIPES[recipe].plan(dataset, chosen, progress)
+    if not plan.items:
+        raise CracksError(
+            f"{dataset.name}: recipe {recipe} keeps nothing of its {len(dataset.records)} images with the"
+            f" settings {head['settings']}; loosen them"
+        )
+    return _write(out, dataset, head, plan, progress)
 
 
 def measure_contamination(out: str | Path, root: str | Path, *, split: str | None = None) -> dict[str, float]:
@@ -104,38 +94,17 @@ def measure_contamination(out: str | Path, root: str | Path, *, split: str | Non
     }
 
 
-def _finished(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest in `out` if it is this preparation's; None where nothing is there; an error otherwise."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / MANIFEST).is_file():
-        raise UsageError(f"{out}: exists and was not made by `data prepare`; name another folder")
-    found = read_manifest(out)
-    for part, expected in head.items():
-        if found.get(part) != expected:
-            raise UsageError(
-                f"{out}: holds another preparation ({part} {json.dumps(found.get(part))},"
-                f" not {json.dumps(expected)}); name another folder, or delete it"
-            )
-    return found
-
-
 def _write(
     out: Path, dataset: Dataset, head: dict[str, Any], plan: Plan, progress: Progress | None
 ) -> dict[str, Any]:
-    """Cuts and writes a plan beside `out`, the manifest last, and moves it into place."""
-    aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        (aside / "images").mkdir(parents=True)
-        if plan.masks:
-            (aside / "masks").mkdir()
-        digest = hashlib.sha256()
+    """Cuts and writes a plan, the manifest last."""
+    digest = hashlib.sha256()
+    with filled_aside(out) as folder:
         for item, image, mask in _windows(dataset, plan, progress):
-            write_image(aside / "images" / f"{item.stem}.png", image)
+            write_image(folder / "images" / f"{item.stem}.png", image)
             _update(digest, item.stem, image)
             if mask is not None:
-                write_mask(aside / "masks" / f"{item.stem}.png", mask)
+                write_mask(folder / "masks" / f"{item.stem}.png", mask)
                 _update(digest, item.stem, mask)
         manifest = {
             **head,
@@ -143,15 +112,8 @@ def _write(
             "digest": digest.hexdigest(),
             "items": [_entry(item) for item in plan.items],
         }
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        aside.replace(out)
-    except OSError as error:
-        raise CracksError(
-            f"{out}: could not be written ({error.strerror}); nothing was left there"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return read_manifest(out)
+        write_manifest(folder, manifest)
+    return manifest
 
 
 def _windows(
