@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from cracks_jax.data.datasets import Dataset
 from cracks_jax.data.images import read_image, read_mask
-from cracks_jax.data.prepare import MANIFEST, read_manifest
+from cracks_jax.data.manifest import MANIFEST, read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.metrics.curve import Curve
 from cracks_jax.postprocess.thresholds import Rule, otsu, quantile_threshold
@@ -79,7 +79,9 @@ class Thresholds:
     def at(self, score: Float[np.ndarray, "h w"]) -> float:
         """The threshold for this map: crack = score > threshold."""
         if self.rule.kind == "otsu":
-            return otsu(score)
+            if self.scorer.how.error == "authors":  # their map is 8 bit: one bin per grey level
+                return float(otsu(np.round(score * 255).astype(np.uint8))) / 255
+            return float(otsu(score))
         if self.rule.kind == "value":
             assert self.rule.value is not None
             return self.rule.value

@@ -123,7 +123,10 @@ def science(experiment: Experiment) -> dict[str, Any]:
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
-    return {"science": science(experiment), "machine": dataclasses.asdict(experiment.machine)}
+    """Science and machine; the cache's place is left out, as every path is."""
+    machine = dataclasses.asdict(experiment.machine)
+    del machine["cache"]
+    return {"science": science(experiment), "machine": machine}
 
 
 def from_json(tree: dict[str, Any], source: str = "experiment.json") -> Experiment:
@@ -267,6 +270,8 @@ def _convert(value: Any, hint: Any, path: str, text: str | None = None) -> Any:
             return value
         return _convert(value, next(one for one in options if one is not type(None)), path, text)
     if origin is Literal:
+        if text in get_args(hint):  # a choice may be called "none"
+            return text
         if value in get_args(hint):
             return value
         raise TypeError(f"{path} is {value!r}; expected one of {', '.join(map(str, get_args(hint)))}")

@@ -24,7 +24,8 @@ from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.pipeline import batches
-from cracks_jax.data.prepare import MANIFEST, prepare, read_manifest
+from cracks_jax.data.manifest import MANIFEST, read_manifest
+from cracks_jax.data.prepare import prepare
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, science, to_json
 from cracks_jax.methods import optimiser
@@ -340,13 +341,13 @@ def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: 
     """experiment.json, with this attempt added; the validation stems are listed, and its windows kept."""
     path = folder / EXPERIMENT
     attempts = read_json(path)["attempts"] if path.exists() else []
-    around = surroundings()
+    around, described_settings = surroundings(), to_json(experiment)
     described = {
         "run_id": experiment.run_id,
         "name": experiment.name,
         "form": experiment.form,
         "member": experiment.member,
-        **to_json(experiment),
+        **described_settings,
         **around,
         "data": {
             "digest": data.digest,
@@ -354,7 +355,7 @@ def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: 
             "validation": list(data.validation.stems),
         },
         "loaded": loaded,
-        "attempts": [*attempts, {"from_step": start, **around, "machine": dataclasses.asdict(experiment.machine)}],
+        "attempts": [*attempts, {"from_step": start, **around, "machine": described_settings["machine"]}],
     }
     if data.folder is not None:
         sources = {item["stem"]: item["source"] for item in read_manifest(data.folder)["items"]}
