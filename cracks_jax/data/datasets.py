@@ -286,12 +286,14 @@ def _manifest_sources(dataset: Dataset) -> Mapping[str, str]:
     sources: dict[str, str] = {}
     for folder in sorted({record.image.parent.parent for record in dataset}):
         path = folder / "manifest.json"
-        if path.is_file():
-            try:
-                items = json.loads(read_bytes(path))["items"]
-                sources.update((item["stem"], Path(item["source"]).stem) for item in items)
-            except (ValueError, KeyError, TypeError) as error:
-                raise CracksError(
-                    f"{path}: not a manifest of prepared windows ({error}); prepare the data set again"
-                ) from error
+        if not path.is_file():
+            continue
+        try:
+            manifest = json.loads(read_bytes(path))
+            if "recipe" in manifest:  # else it is some other program's
+                sources.update((item["stem"], str(item["source"])) for item in manifest["items"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CracksError(
+                f"{path}: not a manifest of prepared windows ({error}); prepare the data set again"
+            ) from error
     return sources

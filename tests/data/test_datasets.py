@@ -322,10 +322,12 @@ def test_prepared_windows_follow_the_source_in_their_manifest(home):
     stems = [f"w{i:02d}" for i in range(20)]
     add(home / "one" / "images", stems)
     items = [{"stem": stem, "source": f"photo{i // 4}"} for i, stem in enumerate(stems)]
-    (home / "one" / "manifest.json").write_text(json.dumps({"items": items}))
+    (home / "one" / "manifest.json").write_text(json.dumps({"recipe": "undamaged", "items": items}))
     _, validation = split_validation(open_dataset("one"), 0.2)
     assert len(validation) == 4 and len({int(stem[1:]) // 4 for stem in validation.stems}) == 1
-    (home / "one" / "manifest.json").write_text("{}")
+    (home / "one" / "manifest.json").write_text("{}")  # some other program's
+    assert len(split_validation(open_dataset("one"), 0.2)[1]) == 4
+    (home / "one" / "manifest.json").write_text('{"recipe": "undamaged"')
     with pytest.raises(CracksError, match=r"manifest\.json: not a manifest"):
         split_validation(open_dataset("one"))
 
