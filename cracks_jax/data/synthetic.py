@@ -39,6 +39,8 @@ def draw_pavement(
     """
     if min(size) < 32:
         raise UsageError(f"size {size[0]}x{size[1]}: drawn pavements have at least 32 pixels on each side")
+    if seed < 0 or position < 0:
+        raise UsageError(f"seed {seed}, position {position}: expected no negative number")
     rng = _generator(seed, _PAVEMENT, position)
     surface = pavement.draw_surface(rng, size)
     light = pavement.draw_light(rng, size)
@@ -75,28 +77,37 @@ def draw_dataset(
     found = finished(out, head)
     if found is not None:
         return found
+    done, total = 0, sum(wanted.values())
     digest = hashlib.sha256()
-    shares: dict[str, float] = {}
-    done = 0
+    shares = {}
     with filled_aside(out) as folder:
         for part, count in wanted.items():
-            cracked = part != "undamaged"
-            crack_pixels = 0
+            pixels = 0
             for number in range(count):
-                image, mask = draw_pavement(seed, PARTS[part] + number, size, cracked=cracked)
-                write_image(folder / part / "images" / f"{number:04d}.png", image)
-                digest.update(image.tobytes())
-                if cracked:
-                    write_mask(folder / part / "masks" / f"{number:04d}.png", mask)
-                    digest.update(np.packbits(mask).tobytes())
-                crack_pixels += int(mask.sum())
+                pixels += _draw_record(
+                    folder / part, f"{number:04d}", seed, PARTS[part] + number, size, digest
+                )
                 done += 1
                 if progress is not None:
-                    progress(done, sum(wanted.values()))
-            shares[part] = crack_pixels / max(1, count * size[0] * size[1])
+                    progress(done, total)
+            shares[part] = pixels / max(1, count * size[0] * size[1])
         manifest = {**head, "counts": wanted, "crack_share": shares, "digest": digest.hexdigest()}
         write_manifest(folder, manifest)
     return manifest
+
+
+def _draw_record(
+    folder: Path, stem: str, seed: int, position: int, size: tuple[int, int], digest: Any
+) -> int:
+    """Draws one picture into its part's folder; returns its number of crack pixels."""
+    cracked = folder.name != "undamaged"
+    image, mask = draw_pavement(seed, position, size, cracked=cracked)
+    write_image(folder / "images" / f"{stem}.png", image)
+    digest.update(image.tobytes())
+    if cracked:
+        write_mask(folder / "masks" / f"{stem}.png", mask)
+        digest.update(np.packbits(mask).tobytes())
+    return int(mask.sum())
 
 
 def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
@@ -104,7 +115,7 @@ def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
 
 
 def _draw_crack(rng: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """One to three cracks with their branches at CRACK_OVER times the size, 255 where there is crack."""
+    """One or two cracks with their branches at CRACK_OVER times the size, 255 where there is crack."""
     canvas = np.zeros((size[0] * CRACK_OVER, size[1] * CRACK_OVER), np.uint8)
     widest = float(np.exp(rng.uniform(np.log(1.5), np.log(6.0))))
     for _ in range(rng.choice([1, 1, 1, 1, 2, 2])):
