@@ -63,8 +63,11 @@ class BatchNorm(nn.Module):
             raise ValueError(f"batch norm mode is {mode!r}; use 'batch', 'running' or 'window'")
 
         # Folding scale and mean into one multiply and one add saves two passes over the activations.
-        gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        shift = bias - mean * gain
+        lead = (1,) * (x.ndim - 1) + (channels,)
+        if mode != "window":
+            mean, var = mean.reshape(lead), var.reshape(lead)
+        gain = scale.reshape(lead) * jax.lax.rsqrt(var + self.epsilon)
+        shift = bias.reshape(lead) - mean * gain
         return (x * gain.astype(x.dtype) + shift.astype(x.dtype)).astype(x.dtype)
 
 
