@@ -1,0 +1,291 @@
+"""The command `cracks-jax`: one function per verb; each hands over to the module of that name.
+
+Exit codes: 0 done, 1 the run or the data is bad, 2 the command line is wrong, 75 stopped by a signal and resumable.
+With --json one JSON object goes to standard output and nothing else; progress and logs go to standard error.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cracks_jax import __version__
+from cracks_jax.errors import CracksError, UsageError
+
+EXIT_STOPPED = 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; every foreseeable failure ends in one message and an exit code, never in a traceback."""
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return options.run_verb(options) or 0
+    except CracksError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is on disk", 130)
+    except OSError as error:
+        name = error.filename or "a file"
+        return _fail(f"{name}: {error.strerror or error}; free space or check its permissions, then run again", 1)
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"cracks-jax: {message}", file=sys.stderr)
+    return code
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    from cracks_jax.quickstart import quickstart
+
+    print(quickstart(options.out))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from cracks_jax.experiment import apply_settings, load_file
+    from cracks_jax.runs import open_run
+    from cracks_jax.train import Stopped, train
+
+    if (options.file is None) == (options.repeat is None):
+        raise UsageError("train: give an experiment FILE.py[:FORM], or --repeat RUN, and not both")
+    folder = options.run
+    if options.repeat is not None:
+        experiment = open_run(options.repeat).experiment
+        folder = folder or options.repeat.with_name(options.repeat.name + "-repeat")
+    else:
+        experiment = load_file(options.file, options.member)
+    experiment = apply_settings(experiment, options.set)
+    try:
+        metrics = train(experiment, folder)
+    except Stopped as stopped:
+        return _fail(str(stopped), EXIT_STOPPED)
+    print(json.dumps(metrics))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from cracks_jax.data.datasets import open_dataset, parse_spec
+    from cracks_jax.evaluate import evaluate, table
+    from cracks_jax.scoring import open_scoring
+
+    dataset = open_dataset(*parse_spec(options.data), need_masks=True)
+    metrics = evaluate(dataset, open_scoring(_request(options)))
+    print(json.dumps(metrics) if options.json else table(metrics))
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from cracks_jax.evaluate import table
+    from cracks_jax.score import run
+
+    metrics = run(options.predictions, options.masks, options.threshold)
+    print(json.dumps(metrics) if options.json else table(metrics))
+    return 0
+
+
+def _detect(options: argparse.Namespace) -> int:
+    from cracks_jax.detect import detect
+    from cracks_jax.scoring import open_scoring
+
+    scoring = open_scoring(_request(options))
+    summary = detect(
+        options.inputs,
+        options.out,
+        scoring.scorer,
+        scoring.thresholds,
+        scores=options.scores,
+        mm_per_px=options.mm_per_px,
+        every=options.every,
+        say=_say,
+    )
+    print(f"{summary.written} written to {options.out}, {len(summary.skipped)} skipped")
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from cracks_jax.data.check import check
+
+    report = check(options.root)
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def _data_prepare(options: argparse.Namespace) -> int:
+    from cracks_jax.data.prepare import prepare
+
+    settings = dict(_setting(text) for text in options.set)
+    with _bar("cutting", "photograph") as step:
+        manifest = prepare(options.recipe, options.root, options.out, progress=step, **settings)
+    print(json.dumps({"out": str(options.out), "counts": manifest["counts"], "digest": manifest["digest"]}))
+    return 0
+
+
+def _systems(options: argparse.Namespace) -> int:
+    from cracks_jax.systems import systems, table
+
+    found = systems()
+    print(json.dumps({"systems": found}) if options.json else table(found))
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------- parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; `cracks-jax VERB --help` teaches one verb."""
+    top = argparse.ArgumentParser(
+        prog="cracks-jax",
+        description="Find cracks in photographs of roads: CrackSeg (supervised), UP-CrackNet (unsupervised) and the "
+        "no-network floor. Start with `cracks-jax quickstart`.",
+        epilog="Data sets are found by name under $CRACKS_DATA, pretrained files under $CRACKS_WEIGHTS, or by a path.",
+    )
+    top.add_argument("--version", action="version", version=f"cracks-jax {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    quick = _verb(verbs, "quickstart", _quickstart, "draw a data set, train both methods small, show what they find",
+                  "cracks-jax quickstart --out quickstart")  # fmt: skip
+    quick.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: ./quickstart")
+
+    train = _verb(verbs, "train", _train, "train an experiment; run again to resume",
+                  "cracks-jax train experiments/crackseg_deepcrack.py:cpu --member imagenet_v2")  # fmt: skip
+    train.add_argument("file", nargs="?", metavar="FILE.py[:FORM]", help="FORM: paper (default), cpu or smoke")
+    train.add_argument("--member", metavar="NAME", help="one row of a file that defines a table (default: its first)")
+    train.add_argument("--run", type=Path, metavar="DIR", help="default: runs/<file>-<form>[-<member>]-<run_id>")
+    train.add_argument("--repeat", type=Path, metavar="RUN", help="train what RUN's experiment.json says, again")
+    _settings(train, "training.steps=100")
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a labelled split",
+                     "cracks-jax evaluate runs/RUN --data deepcrack:test --geometry resize256 --rule otsu")  # fmt: skip
+    evaluate.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run directory")
+    evaluate.add_argument("--method", metavar="NAME", help="instead of RUN: darkness or background_difference")
+    evaluate.add_argument("--data", required=True, metavar="NAME_OR_PATH[:SPLIT]", help="images with masks")
+    _detection(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    score = _verb(verbs, "score", _score, "score any tool's predictions against masks",
+                  "cracks-jax score predictions/ masks/ --json")  # fmt: skip
+    score.add_argument("predictions", type=Path, help="folder of PNG masks, grey PNG or .npy score maps in [0, 1]")
+    score.add_argument("masks", type=Path, help="folder of masks; matched by stem")
+    score.add_argument("--threshold", type=float, default=0.5, help="crack = score > threshold (default 0.5)")
+    score.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    detect = _verb(verbs, "detect", _detect, "photographs, folders, videos -> masks, overlays, measurements",
+                   "cracks-jax detect --method background_difference photo.jpg --out found")  # fmt: skip
+    detect.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image, folder of images, or video")
+    detect.add_argument("--out", type=Path, required=True, metavar="DIR")
+    which = detect.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, metavar="RUN", help="a trained run")
+    which.add_argument("--method", metavar="NAME", help="darkness or background_difference: no training needed")
+    _detection(detect)
+    detect.add_argument("--scores", action="store_true", help="write score maps (.npy, float32) too")
+    detect.add_argument("--mm-per-px", type=float, metavar="X", help="measure in millimetres too")
+    detect.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
+
+    data = verbs.add_parser("data", help="check and prepare data sets").add_subparsers(required=True, metavar="VERB")
+    check = _verb(data, "check", _data_check, "pairs, sizes, label values, crack share, near-duplicates; exit 1 if broken",
+                  "cracks-jax data check deepcrack")  # fmt: skip
+    check.add_argument("root", metavar="ROOT", help="a data set's name or folder")
+    prepare = _verb(data, "prepare", _data_prepare, "carry out a paper's data recipe",
+                    "cracks-jax data prepare undamaged deepcrack:train --out windows --set min_side=128")  # fmt: skip
+    prepare.add_argument("recipe", metavar="RECIPE",
+                         help="undamaged, undamaged-unlabelled, crackseg-blocks, crack500 or cfd200")  # fmt: skip
+    prepare.add_argument("root", metavar="ROOT", help="NAME_OR_PATH[:SPLIT]")
+    prepare.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _settings(prepare, "min_side=128")
+
+    systems = _verb(verbs, "systems", _systems, "every method that runs, its paper, parameters and operations",
+                    "cracks-jax systems")  # fmt: skip
+    systems.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    return top
+
+
+def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    made = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example: {example}",
+    )
+    made.set_defaults(run_verb=run)
+    return made
+
+
+def _settings(verb: argparse.ArgumentParser, example: str) -> None:
+    verb.add_argument("--set", action="extend", nargs="+", default=[], metavar="PATH=VALUE", help=f"e.g. {example}")
+
+
+def _detection(verb: argparse.ArgumentParser) -> None:
+    """The flags that evaluate and detect share."""
+    verb.add_argument("--preset", metavar="NAME", help="UP-CrackNet's detection: default, paper or authors")
+    verb.add_argument("--rule", metavar="RULE", help="otsu, validation, undamaged[:Q] or a number (crack = score > it)")
+    verb.add_argument("--geometry", choices=("native", "resize256"), help="native (default) or the papers' 256x256")
+    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="default: best")
+    verb.add_argument("--tile", type=int, metavar="N", help="cut images larger than NxN into overlapping NxN tiles")
+    verb.add_argument("--calibration", metavar="NAME_OR_PATH[:SPLIT]",
+                      help="labelled images for --rule validation, undamaged windows for --rule undamaged "
+                      "(default: what the run held out)")  # fmt: skip
+    _settings(verb, "detection.filter=gaussian")
+
+
+def _request(options: argparse.Namespace) -> Any:
+    from cracks_jax.scoring import Request
+
+    return Request(
+        run=options.run,
+        method=options.method,
+        preset=options.preset,
+        rule=options.rule,
+        geometry=options.geometry,
+        tile=options.tile,
+        settings=options.set,
+        checkpoint=options.checkpoint,
+        calibration=options.calibration,
+    )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected NAME=VALUE, for example min_side=128")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _bar(label: str, unit: str) -> Any:
+    """A progress bar fed by callbacks (done, total)."""
+    from contextlib import contextmanager
+
+    from tqdm import tqdm
+
+    @contextmanager
+    def bar() -> Any:
+        with tqdm(desc=label, unit=unit, file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 15) as shown:
+
+            def step(done: int, total: int) -> None:
+                shown.total = total
+                shown.n = done
+                shown.update(0)
+
+            yield step
+
+    return bar()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
