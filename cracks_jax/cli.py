@@ -289,3 +289,7 @@ def _bar(label: str, unit: str) -> Any:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    entry()

@@ -34,6 +34,7 @@ class Segmentation:
         ResNet-50 (`reading_R1n`, `reading_R2`, `reading_R3`).
       version: ResNet v1 or v2 (pre-activation, with Gluon's batch norm on the input).
       output_stride: 8, 16 or 32.
+      narrow: the trunk's channels are divided by it (1 in the paper; more for quick small forms).
       optimiser, beta1, beta2, momentum: see `optimiser.transform`.
       bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
       axis_name: the mapped axis under pmap; None under jit.
@@ -42,6 +43,7 @@ class Segmentation:
     variant: str = "table5_both_x3"
     version: Literal[1, 2] = 1
     output_stride: Literal[8, 16, 32] = 16
+    narrow: int = 1
     optimiser: Literal["adam", "sgd"] = "adam"
     beta1: float = 0.9
     beta2: float = 0.999
@@ -65,7 +67,11 @@ class Segmentation:
     def network(self) -> CrackSeg:
         norm = partial(BatchNorm, momentum=self.bn_momentum, debias=True, axis_name=self.axis_name)
         return NETWORKS[self.variant](
-            version=self.version, output_stride=self.output_stride, input_norm=self.version == 2, norm=norm
+            version=self.version,
+            output_stride=self.output_stride,
+            input_norm=self.version == 2,
+            narrow=self.narrow,
+            norm=norm,
         )
 
     @property
