@@ -26,8 +26,9 @@ from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.pipeline import batches
 from cracks_jax.data.manifest import MANIFEST, read_manifest
 from cracks_jax.data.prepare import prepare
+from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.experiment import Experiment, science, to_json
+from cracks_jax.experiment import Data, Experiment, science, to_json
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.metrics.counts import Counts
@@ -41,6 +42,10 @@ from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, read_json, write_json
 
 STOPPED = 75
+
+# The data set that needs no download; `data.recipe_settings` say how many pictures, and of which size.
+DRAWN = "drawn"
+_DRAWN_DEFAULTS: dict[str, Any] = {"seed": 0, "train": 96, "test": 32, "undamaged": 96, "size": (192, 192)}
 
 
 class Stopped(Exception):
@@ -126,22 +131,50 @@ def open_training_data(experiment: Experiment) -> TrainingData:
     """The training and validation records; a recipe's windows are cut first, once, into the machine's cache."""
     settings = experiment.data
     folder = None
-    if settings.recipe is None:
-        dataset = open_dataset(settings.name, settings.split)
+    name = settings.name
+    if name == DRAWN:
+        name = str(_drawn(settings, Path(experiment.machine.cache)))
+        dataset = open_dataset(name, settings.split)
+    elif settings.recipe is None:
+        dataset = open_dataset(name, settings.split)
     else:
-        source = open_dataset(settings.name, settings.split)
-        tag = "-".join(f"{k}{v}" for k, v in sorted(settings.recipe_settings.items()))
-        name = "-".join(p for p in (source.name, source.split, settings.recipe, tag, source.digest()[:8]) if p)
-        folder = Path(experiment.machine.cache) / name
+        source = open_dataset(name, settings.split)
+        tag = _tag(settings.recipe_settings)
+        label = "-".join(p for p in (source.name, source.split, settings.recipe, tag, source.digest()[:8]) if p)
+        folder = Path(experiment.machine.cache) / label
         if not (folder / MANIFEST).is_file():
             say(f"cutting the {settings.recipe} windows of {source.label}")
             folder.parent.mkdir(parents=True, exist_ok=True)
-        prepare(settings.recipe, settings.name, folder, split=settings.split, **settings.recipe_settings)
+        prepare(settings.recipe, name, folder, split=settings.split, **settings.recipe_settings)
         dataset = open_dataset(folder)
     if isinstance(experiment.method, Restoration) and (settings.pipeline.corruption is None):
         raise UsageError("data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled")
-    train_set, validation = _own_validation(settings.name, dataset) or split_validation(dataset, settings.validation)
+    train_set, validation = _own_validation(name, dataset) or split_validation(dataset, settings.validation)
     return TrainingData(train_set, validation, folder, dataset.digest())
+
+
+def _drawn(settings: Data, cache: Path) -> Path:
+    """The folder of the drawn data set of these settings, drawn once into the cache."""
+    if settings.recipe is not None:
+        raise UsageError(
+            f"data.recipe is {settings.recipe!r} but data.name is {DRAWN!r}: drawn pavements have an undamaged split "
+            "of their own; use data.split=undamaged without a recipe"
+        )
+    wanted = {**_DRAWN_DEFAULTS, **settings.recipe_settings}
+    if unknown := sorted(set(wanted) - set(_DRAWN_DEFAULTS)):
+        raise UsageError(f"data.recipe_settings.{unknown[0]}: drawn data take {', '.join(_DRAWN_DEFAULTS)}")
+    folder = cache / "-".join(p for p in (DRAWN, _tag(wanted)) if p)
+    draw_dataset(folder, **{**wanted, "size": tuple(wanted["size"])})
+    return folder
+
+
+def _tag(settings: dict[str, Any]) -> str:
+    """Recipe settings as part of a folder's name."""
+    return "-".join(f"{k}{_word(v)}" for k, v in sorted(settings.items()))
+
+
+def _word(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _own_validation(name: str, dataset: Dataset) -> tuple[Dataset, Dataset] | None:

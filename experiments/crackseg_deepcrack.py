@@ -19,6 +19,8 @@ from cracks_jax.methods.segmentation import Segmentation
 
 # The paper's 4,736 images x 20 epochs at batch 8; a validation every 592 steps.
 STEPS, EPOCH = 11_840, 592
+# The smoke form's pavements.
+DRAWN = {"train": 8, "test": 4, "undamaged": 12, "size": [64, 64]}
 MEMBERS = {
     "imagenet_v1": (1, "resnet50.pth"),
     "imagenet_v2": (2, "resnet50v2_stages1to3_nchw.npz"),
@@ -60,7 +62,8 @@ def _member(form: str, version: int, pretrained: str | None) -> Experiment:
     smoke = _short(paper, crop=64, batch=2, steps=2, validate_every=2, bn_momentum=0.9)
     return dataclasses.replace(
         smoke,
-        data=dataclasses.replace(smoke.data, name="drawn"),
+        method=dataclasses.replace(smoke.method, narrow=8),
+        data=dataclasses.replace(smoke.data, name="drawn", recipe_settings=DRAWN),
         training=dataclasses.replace(smoke.training, pretrained=None),
         machine=Machine(log_every=1, checkpoint_every=2),
     )

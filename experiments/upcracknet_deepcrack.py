@@ -21,6 +21,8 @@ from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 RECIPES = {"masks": "undamaged", "unlabelled": "undamaged-unlabelled"}
 # 300 windows, a tenth of them held out: 270 / 8 steps an epoch, 200 epochs.
 EPOCH, STEPS = 34, 6_750
+# The smoke form's pavements.
+DRAWN = {"train": 8, "test": 4, "undamaged": 12, "size": [64, 64]}
 
 
 def experiment(form: str) -> dict[str, Experiment]:
@@ -60,7 +62,9 @@ def _member(form: str, recipe: str) -> Experiment:
     smoke = _shrunk(paper, crop=32, base=4, steps=4, validate_every=2)
     return dataclasses.replace(
         smoke,
-        data=dataclasses.replace(smoke.data, name="drawn", split="undamaged", recipe=None),
+        data=dataclasses.replace(
+            smoke.data, name="drawn", split="undamaged", recipe=None, recipe_settings=DRAWN
+        ),
         training=dataclasses.replace(smoke.training, batch_size=4, style_weights=None),
         method=dataclasses.replace(smoke.method, style_extractor="none"),
         machine=Machine(log_every=1, checkpoint_every=2),
