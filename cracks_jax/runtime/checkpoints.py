@@ -22,6 +22,8 @@ class Checkpoints:
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
+            # Named here, or a manager that has not saved yet cannot describe what another one saved.
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True, create=True),
         )
 
