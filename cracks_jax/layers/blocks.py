@@ -11,6 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cracks_jax.layers.norm import BatchNorm, NormMode
+from cracks_jax.ops.kernel_gradient import conv_general_dilated
 
 # He et al. 2015, eq. 14 for the backward pass; what torchvision draws its ResNets from.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -36,6 +37,7 @@ def convolution(
         kernel_dilation=(rate, rate),
         use_bias=use_bias,
         kernel_init=he_normal_fan_out,
+        conv_general_dilated=conv_general_dilated,
         dtype=dtype,
         name=name,
     )
