@@ -46,28 +46,35 @@ class Scoring:
 
 def open_scoring(request: Request) -> Scoring:
     """The scorer and thresholds of a request; nothing is computed yet."""
+    return open_scorings(request, [request.rule])[0]
+
+
+def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring]:
+    """One scorer under several rules (None: the run's or the preset's own), so that a map made once serves all."""
     if (request.run is None) == (request.method is None):
         raise UsageError("name either a trained run or, with --method, a method without a network, and not both")
     if request.run is None:
         assert request.method is not None
         method, run = floor_method(request.method), None
-        state: Any = {}
-        how, seed = default_detection(method), 0
+        how, seed = _chosen(default_detection(method), method, request), 0
         names: dict[str, Any] = {"method": request.method}
     else:
         run = open_run(request.run)
-        method, how, seed = run.experiment.method, run.experiment.detection, run.experiment.seed
-        how = _chosen(how, method, request)
-        _check_rule(how)
+        method, seed = run.experiment.method, run.experiment.seed
+        how = _chosen(run.experiment.detection, method, request)
+    parsed = [parse_rule(how.rule if rule is None else rule) for rule in rules]
+    state: Any = {}
+    if run is not None:
         jax.config.update("jax_default_matmul_precision", run.experiment.matmul_precision)
         step, state = run.state(request.checkpoint)
         names = {"run_id": run.experiment.run_id, "experiment": run.experiment.label, "checkpoint": step}
-    how = _chosen(how, method, request)
-    rule = _check_rule(how)
-    scorer = Scorer(method, state, how, seed=seed)
-    labelled, undamaged = _calibration(rule, run, request.calibration)
     names["preset"] = request.preset
-    return Scoring(scorer, Thresholds(rule, scorer, labelled=labelled, undamaged=undamaged), names)
+    scorer = Scorer(method, state, how, seed=seed)
+    found = []
+    for rule in parsed:
+        labelled, undamaged = _calibration(rule, run, request.calibration)
+        found.append(Scoring(scorer, Thresholds(rule, scorer, labelled=labelled, undamaged=undamaged), names))
+    return found
 
 
 def _chosen(how: Detection, method: Any, request: Request) -> Detection:
@@ -81,17 +88,11 @@ def _chosen(how: Detection, method: Any, request: Request) -> Detection:
         how = replace_at(how, path.split(".")[1:], value, path)
     if request.geometry is not None:
         how = dataclasses.replace(how, geometry=request.geometry)  # type: ignore[arg-type]
-    if request.rule is not None:
-        how = dataclasses.replace(how, rule=request.rule)
     if request.tile is not None:
         # Asked for by hand, tiles are used wherever an image is larger than one of them.
         overlap = min(how.overlap, request.tile // 2)
         how = dataclasses.replace(how, tile=request.tile, overlap=overlap, window_pixels=request.tile**2)
     return how
-
-
-def _check_rule(how: Detection) -> Rule:
-    return parse_rule(how.rule)
 
 
 def _calibration(
