@@ -124,27 +124,22 @@ class Thresholds:
 def canvases(
     windows: Sequence[UndamagedWindow], size: tuple[int, int], resized: bool
 ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]]:
-    """Undamaged windows side by side in pictures of the size that is scored, and where no seam is near.
+    """For each undamaged window a picture of the size that is scored, and where no seam of it is near.
 
-    Every window is brought to the scale at which detection sees its photograph and cut to the smallest window's size,
-    so that the cells form a grid; cells at the right and lower border are cut off, the last picture starts over with
-    the first window. One picture is too few only when there are no windows.
+    The window is brought to the scale at which detection sees its photograph, and mirrored copies of it are laid side
+    by side until the picture is full. Windows of different photographs never share a picture: batch statistics must be
+    those of one photograph, as in detection, and a step in brightness between two pavements is an error that no
+    photograph has (a mosaic of 30 DeepCrack windows doubled the 0.995 quantile).
     """
-    cells = [_scaled(window) if resized else window.image for window in windows]
-    cell_h = min(min(cell.shape[0] for cell in cells), size[0])
-    cell_w = min(min(cell.shape[1] for cell in cells), size[1])
-    rows, columns = -(-size[0] // cell_h), -(-size[1] // cell_w)
-    inner = np.ones(size, bool)
-    for row in range(1, rows):
-        inner[max(row * cell_h - SEAM, 0) : row * cell_h + SEAM] = False
-    for column in range(1, columns):
-        inner[:, max(column * cell_w - SEAM, 0) : column * cell_w + SEAM] = False
-    for first in range(0, len(cells), rows * columns):
-        chosen = [cells[(first + i) % len(cells)][:cell_h, :cell_w] for i in range(rows * columns)]
-        picture = np.concatenate(
-            [np.concatenate(chosen[r * columns : (r + 1) * columns], 1) for r in range(rows)], 0
-        )
-        yield np.ascontiguousarray(picture[: size[0], : size[1]]), inner
+    for window in windows:
+        cell = (_scaled(window) if resized else window.image)[: size[0], : size[1]]
+        missing = ((0, size[0] - cell.shape[0]), (0, size[1] - cell.shape[1]), (0, 0))
+        inner = np.ones(size, bool)
+        for row in range(cell.shape[0], size[0], cell.shape[0]):
+            inner[max(row - SEAM, 0) : row + SEAM] = False
+        for column in range(cell.shape[1], size[1], cell.shape[1]):
+            inner[:, max(column - SEAM, 0) : column + SEAM] = False
+        yield np.ascontiguousarray(np.pad(cell, missing, mode="symmetric")), inner
 
 
 def _scaled(window: UndamagedWindow) -> UInt8[np.ndarray, "h w 3"]:
