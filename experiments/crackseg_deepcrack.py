@@ -57,8 +57,8 @@ def _member(form: str, version: int, pretrained: str | None) -> Experiment:
     if form == "paper":
         return paper
     if form == "cpu":
-        # A thirteenth of the steps: three times the rate, and a batch-norm decay whose time constant is 100 steps.
-        short = _short(paper, crop=160, batch=6, steps=900, validate_every=150, bn_momentum=0.99)
+        # A twentieth of the steps: three times the rate, and a batch-norm decay whose time constant is 100 steps.
+        short = _short(paper, crop=160, batch=6, steps=600, validate_every=100, bn_momentum=0.99)
         return dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=3e-4))
     smoke = _short(paper, crop=64, batch=2, steps=2, validate_every=2, bn_momentum=0.9)
     return dataclasses.replace(
