@@ -9,6 +9,7 @@ import math
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class TrainingData:
 
 def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
     """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds."""
+    began = time.monotonic()
     experiment = resolve_weights(experiment, say)
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
     folder = folder or Path("runs") / f"{experiment.label}-{experiment.run_id}"
@@ -116,11 +118,13 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
                     saved = step
                 if stop_asked() and step < training.steps:
                     checkpoints.wait()
+                    _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
                     raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
         if saved != step:
             checkpoints.save(step, parallel.get_state(state), best=_best_step(records, experiment))
     checkpoints.wait()
     checkpoints.close()
+    _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
     return _finish(folder, experiment, records, parallel.get_state(state), step)
 
 
@@ -396,6 +400,13 @@ def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: 
     if isinstance(experiment.method, Restoration):
         _keep_windows(folder / UNDAMAGED, data)
     write_json(path, described)
+
+
+def _note_attempt(folder: Path, **values: Any) -> None:
+    """What is known of this attempt at its end, added to its entry."""
+    described = read_json(folder / EXPERIMENT)
+    described["attempts"][-1] |= values
+    write_json(folder / EXPERIMENT, described)
 
 
 def _keep_windows(folder: Path, data: TrainingData) -> None:
