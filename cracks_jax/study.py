@@ -15,7 +15,7 @@ from cracks_jax.data.datasets import Dataset, open_dataset, parse_spec
 from cracks_jax.evaluate import pooled
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runs import UNDAMAGED, open_run, surroundings
-from cracks_jax.runtime.records import write_json
+from cracks_jax.runtime.records import read_json, write_json
 from cracks_jax.scoring import Request, open_scorings
 
 GEOMETRIES = ("native", "resize256")
@@ -110,3 +110,26 @@ def _path(out: Path, request: Request, spec: str) -> Path:
     parts = [spec, request.method, request.preset, request.geometry, request.rule]
     parts += [text.partition("=")[2] for text in request.settings]
     return out / ("-".join(part.replace(":", "_").replace("/", "_") for part in parts if part) + ".json")
+
+
+def table(folder: Path) -> str:
+    """The scores under a folder of records as Markdown, percent; every row names its command's file."""
+    lines = [
+        "| data | scored by | geometry | rule | F1 | IoU | precision | recall | best F1 (optimistic) | record |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(folder.rglob("*.json")):
+        row = read_json(path)
+        if "f1" not in row:
+            continue
+        by = row.get("experiment") or row["method"]
+        if row["preset"]:
+            by += f", preset {row['preset']}"
+        shown = [_percent(row[name]) for name in ("f1", "iou", "precision", "recall", "best_f1")]
+        cells = [row["data"], by, row["geometry"], row["rule"], *shown, f"`{path.relative_to(folder)}`"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

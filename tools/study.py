@@ -2,6 +2,7 @@
 
   python tools/study.py run runs/RUN --data deepcrack:test cfd:without042 --out experiments/records/RUN/scores
   python tools/study.py floor --labelled deepcrack:train --undamaged runs/RUN --data deepcrack:test --out DIR
+  python tools/study.py table experiments/records
   python tools/study.py factorial runs/RUN --data deepcrack:test --geometry resize256 --out DIR
 """
 
@@ -10,13 +11,14 @@ import sys
 from pathlib import Path
 
 from cracks_jax.errors import CracksError
-from cracks_jax.study import GEOMETRIES, factorial, score_floor, score_run
+from cracks_jax.study import GEOMETRIES, factorial, score_floor, score_run, table
 
 
 def main() -> int:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = top.add_subparsers(dest="kind", required=True)
     run, floor, grid = (kinds.add_parser(kind) for kind in ("run", "floor", "factorial"))
+    kinds.add_parser("table").add_argument("folder", type=Path)
     for one in (run, grid):
         one.add_argument("run", type=Path)
     floor.add_argument("--labelled", required=True, help="labelled training images, NAME[:SPLIT]")
@@ -34,6 +36,8 @@ def main() -> int:
             score_run(options.run, options.data, options.out, say)
         elif options.kind == "floor":
             score_floor(options.labelled, options.undamaged, options.data, options.out, say)
+        elif options.kind == "table":
+            print(table(options.folder))
         else:
             factorial(options.run, options.data, options.geometry, options.out, say)
     except CracksError as error:
