@@ -24,18 +24,18 @@ from tqdm import tqdm
 from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
 from cracks_jax.data.images import read_image, read_mask
-from cracks_jax.data.pipeline import batches
 from cracks_jax.data.manifest import MANIFEST, read_manifest
+from cracks_jax.data.pipeline import batches
 from cracks_jax.data.prepare import prepare
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.experiment import Data, Experiment, science, to_json
+from cracks_jax.experiment import Data, Experiment, to_json
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.metrics.counts import Counts
 from cracks_jax.ops.corruption import multiscale_squares
-from cracks_jax.pretrained import adopt, resolve_weights
 from cracks_jax.predict import Scorer
+from cracks_jax.pretrained import adopt, resolve_weights
 from cracks_jax.runs import CHECKPOINTS, EXPERIMENT, METRICS, RECORDS, UNDAMAGED, surroundings
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
@@ -95,7 +95,11 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
     state = parallel.put_state(state)
     saved = start
 
-    with stop_on_signal() as stop_asked, _input(experiment, data, start) as stream, progress(start, training.steps) as bar:
+    with (
+        stop_on_signal() as stop_asked,
+        _input(experiment, data, start) as stream,
+        progress(start, training.steps) as bar,
+    ):
         pending: tuple[int, Any] | None = None
         step = start
         while step < training.steps and not _out_of_patience(records, experiment):
