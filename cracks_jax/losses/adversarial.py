@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cracks_jax.ops.precision import at_least_float32
+
 GeneratorForm = Literal["non_saturating", "minimax"]
 
 
-def discriminator_loss(
-    real_logits: Float[Array, "..."], fake_logits: Float[Array, "..."]
-) -> Float[Array, ""]:
+def discriminator_loss(real_logits: Float[Array, "..."], fake_logits: Float[Array, "..."]) -> Float[Array, ""]:
     """Binary cross-entropy, real as 1 plus restored as 0: mean(-log D(real)) + mean(-log(1 - D(fake))).
 
     The negative of what the discriminator maximises in eq. 8. The authors' code halves the sum: that factor
@@ -46,4 +46,4 @@ def generator_loss(fake_logits: Float[Array, "..."], form: GeneratorForm) -> Flo
 
 def _softplus(x: Array) -> Array:
     """In at least float32; softplus(-x) is -log sigmoid(x), softplus(x) is -log(1 - sigmoid(x))."""
-    return jax.nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return jax.nn.softplus(at_least_float32(x))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cracks_jax.ops import windows
+from cracks_jax.ops.precision import at_least_float32
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -20,7 +21,7 @@ SSIM_SIGMA = 1.5
 def mae(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> Float[Array, ""]:
     """Mean absolute error over pixels and channels, eq. 3 (it prints the norm; the authors take the mean)."""
     a, b = _pair("mae", a, b)
-    return jnp.mean(jnp.abs(a - b))
+    return _mean_absolute(a - b)
 
 
 def ssim(
@@ -102,9 +103,7 @@ def msgms_loss(
 def _gms_distance(grey: Float[Array, "2 b h w"], median: bool, padding: int, c: float) -> Float[Array, ""]:
     if median:
         grey = windows.median_3x3(grey)
-    if padding:
-        grey = jnp.pad(grey, [(0, 0), (0, 0), (padding, padding), (padding, padding)], mode="edge")
-    across, down = windows.prewitt(grey)
+    across, down = windows.prewitt(windows.repeat_border(grey, padding))
     first, second = jnp.sqrt(across * across + down * down + 1e-8)
     # 1 - (2 f s + c) / (f^2 + s^2 + c) without the cancellation: exactly 0 where the gradients agree.
     return jnp.mean(jnp.square(first - second) / (first * first + second * second + c))
@@ -127,7 +126,7 @@ def _check_scales(shape: tuple[int, ...], scales: int, padding: int) -> None:
 def gram(features: Float[Array, "b h w c"]) -> Float[Array, "b c c"]:
     """Gram matrix of the channels over all positions, F F^T / (c h w), per image."""
     _, h, w, c = features.shape
-    features = _widen(features)
+    features = at_least_float32(features)
     # Full precision: the sum runs over thousands of positions.
     product = jnp.einsum("bhwc,bhwd->bcd", features, features, precision=jax.lax.Precision.HIGHEST)
     return product / (c * h * w)
@@ -146,21 +145,22 @@ def style_loss(
     """
     if len(features_a) != len(features_b) or not features_a:
         raise ValueError(
-            f"style_loss: {len(features_a)} and {len(features_b)} feature maps; "
-            f"it needs the same number, at least one"
+            f"style_loss: {len(features_a)} and {len(features_b)} feature maps; it needs the same number, at least one"
         )
     layers = [_pair("style_loss", a, b) for a, b in zip(features_a, features_b, strict=True)]
-    distances = [jnp.mean(jnp.abs(gram(a) - gram(b))) for a, b in layers]
+    distances = [_mean_absolute(gram(a) - gram(b)) for a, b in layers]
     return sum(distances[1:], start=distances[0])
 
 
-def _widen(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _mean_absolute(x: Array) -> Float[Array, ""]:
+    """Mean of |x| with the derivative 0 where x is 0, as PyTorch has it: jax's `abs` has the derivative 1 there."""
+    return jnp.mean(x * jax.lax.stop_gradient(jnp.sign(x)))
 
 
 def _pair(name: str, a: Array, b: Array) -> tuple[Array, Array]:
     """Both arrays in one dtype of at least float32; refuses shapes that would only fit by broadcasting."""
     if a.shape != b.shape:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} differ; both must be the same")
-    dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
-    return a.astype(dtype), b.astype(dtype)
+    a, b = at_least_float32(a), at_least_float32(b)
+    wider = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    return a.astype(wider), b.astype(wider)

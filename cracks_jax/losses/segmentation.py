@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from cracks_jax.ops.precision import at_least_float32
+
 
 def cross_entropy(
     logits: Float[Array, "b h w 2"], mask: Bool[Array, "b h w"] | Integer[Array, "b h w"]
@@ -29,7 +31,7 @@ def cross_entropy(
             f"cross_entropy: logits {logits.shape} and mask {mask.shape} do not fit; "
             f"logits must be (b, h, w, 2), the mask (b, h, w)"
         )
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = at_least_float32(logits)
     crack_over_background = logits[..., 1] - logits[..., 0]
-    wrong_over_right = jnp.where(mask != 0, -crack_over_background, crack_over_background)
+    wrong_over_right = jnp.where(mask.astype(bool), -crack_over_background, crack_over_background)
     return jnp.mean(jax.nn.softplus(wrong_over_right))

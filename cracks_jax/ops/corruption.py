@@ -26,8 +26,7 @@ def check_side(side: int) -> None:
     if side < _MULTIPLE or side % _MULTIPLE:
         nearest = max(_MULTIPLE, (2 * side + _MULTIPLE) // (2 * _MULTIPLE) * _MULTIPLE)
         raise ValueError(
-            f"corruption side {side} px is not a multiple of {_MULTIPLE}; "
-            f"the nearest side that works is {nearest} px"
+            f"corruption side {side} px is not a multiple of {_MULTIPLE}; the nearest side that works is {nearest} px"
         )
 
 

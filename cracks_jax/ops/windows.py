@@ -18,9 +18,7 @@ from jaxtyping import Array, Float
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def correlate(
-    x: Float[Array, "..."], taps: tuple[float, ...], axis: int, step: int = 1
-) -> Float[Array, "..."]:
+def correlate(x: Float[Array, "..."], taps: tuple[float, ...], axis: int, step: int = 1) -> Float[Array, "..."]:
     """Sum of `taps[i] * x[position + i * step]` along `axis`, at the positions where every tap meets a value.
 
     The result is shorter by (len(taps) - 1) * step. Differentiable in reverse mode only: the derivative is
@@ -40,9 +38,7 @@ def correlate(
             f"axis {axis} has {x.shape[axis]}"
         )
     return _total(
-        tap * jax.lax.slice_in_dim(x, i * step, i * step + length, axis=axis)
-        for i, tap in enumerate(taps)
-        if tap
+        tap * jax.lax.slice_in_dim(x, i * step, i * step + length, axis=axis) for i, tap in enumerate(taps) if tap
     )
 
 
@@ -65,9 +61,7 @@ def gaussian_taps(size: int, sigma: float) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def gaussian_mean(
-    x: Float[Array, "... h w c"], size: int = 11, sigma: float = 1.5
-) -> Float[Array, "... i j c"]:
+def gaussian_mean(x: Float[Array, "... h w c"], size: int = 11, sigma: float = 1.5) -> Float[Array, "... i j c"]:
     """Gaussian-weighted mean of every whole `size` x `size` window, per channel; `size` - 1 px smaller."""
     *lead, h, w, c = x.shape
     taps = gaussian_taps(size, sigma)
@@ -139,6 +133,19 @@ def _sort3(a: Array, b: Array, c: Array) -> tuple[Array, Array, Array]:
     b, c = jnp.minimum(b, c), jnp.maximum(b, c)
     a, b = jnp.minimum(a, b), jnp.maximum(a, b)
     return a, b, c
+
+
+def repeat_border(x: Float[Array, "... h w"], width: int) -> Float[Array, "... i j"]:
+    """The outermost rows and columns repeated outwards: i = h + 2 width, j = w + 2 width.
+
+    `jnp.pad` in edge mode is the same function, but its derivative moves data between devices.
+    """
+    for axis in (-2, -1):
+        end = x.shape[axis]
+        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(x, end - 1, end, axis=axis)
+        x = jnp.concatenate([first] * width + [x] + [last] * width, axis)
+    return x
 
 
 def prewitt(x: Float[Array, "... h w"]) -> tuple[Float[Array, "... i j"], Float[Array, "... i j"]]:
