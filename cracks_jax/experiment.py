@@ -8,11 +8,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import types
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from cracks_jax.data.elements import Pipeline
 from cracks_jax.errors import CracksError, UsageError
@@ -20,6 +20,11 @@ from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import LOSSES
 from cracks_jax.methods.registry import Method, method_class, method_kind
 from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
+from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.networks.crackseg import LEAST_SIDE
+from cracks_jax.networks.upcracknet import MIN_PATCH_SIDE
+from cracks_jax.runtime.randomness import SEED_LIMIT
+from cracks_jax.settings import build, replace_all
 
 FORMS = ("paper", "cpu", "smoke")
 
@@ -43,6 +48,10 @@ class Data:
     recipe_settings: dict[str, Any] = field(default_factory=dict)
     validation: float = 0.1
     pipeline: Pipeline = field(default_factory=Pipeline)
+
+    def __post_init__(self) -> None:
+        _demand(self.name != "", "data.name", self.name, "a data set's name or path")
+        _demand(0 < self.validation < 1, "data.validation", self.validation, "a share between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,23 @@ class Training:
     pretrained: str | None = None
     style_weights: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every"):
+            _demand(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        _demand(self.patience is None or self.patience >= 1, "training.patience", self.patience, "none, or at least 1")
+        # The schedule divides by it: its end is a share of the first rate.
+        _demand(0 < self.learning_rate < math.inf, "training.learning_rate", self.learning_rate, "more than 0")
+        for name in ("discriminator_learning_rate", "final_learning_rate", "weight_decay"):
+            _demand(0 <= getattr(self, name) < math.inf, f"training.{name}", getattr(self, name), "at least 0")
+        _demand(0 < self.schedule_decay <= 1, "training.schedule_decay", self.schedule_decay, "above 0, at most 1")
+        _demand(0 < self.schedule_power < math.inf, "training.schedule_power", self.schedule_power, "more than 0")
+        _demand(0 <= self.colour <= 1, "training.colour", self.colour, "0 (off) to 1")
+        for name, weight in self.loss_weights.items():
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            _demand(number and 0 <= weight < math.inf, f"training.loss_weights.{name}", weight, "a number, at least 0")
+        # 1 and 1.0 are one science.
+        object.__setattr__(self, "loss_weights", {name: float(w) for name, w in self.loss_weights.items()})
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -81,6 +107,12 @@ class Machine:
     log_every: int = 20
     checkpoint_every: int = 500
     cache: str = "runs/prepared"
+
+    def __post_init__(self) -> None:
+        _demand(self.workers >= 0, "machine.workers", self.workers, "0 (decode in this process) or more")
+        _demand(self.devices is None or self.devices >= 1, "machine.devices", self.devices, "none (all), or at least 1")
+        for name in ("log_every", "checkpoint_every"):
+            _demand(getattr(self, name) >= 1, f"machine.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,22 @@ class Experiment:
     matmul_precision: Literal["default", "high", "highest"] = "highest"
     machine: Machine = field(default_factory=Machine)
 
+    def __post_init__(self) -> None:
+        """What no part can see by itself: that method, windows and loss weights fit together."""
+        _demand(0 <= self.seed < SEED_LIMIT, "seed", self.seed, f"0 to {SEED_LIMIT - 1}")
+        if isinstance(self.method, Restoration):
+            _check_weights(self.training.loss_weights, tuple(LOSS_WEIGHTS))
+            _check_windows(self.method, self.data.pipeline)
+        elif isinstance(self.method, Segmentation):
+            _check_weights(self.training.loss_weights, ())
+            crop = self.data.pipeline.crop
+            _demand(crop >= LEAST_SIDE, "data.pipeline.crop", crop, f"at least {LEAST_SIDE} px for CrackSeg")
+        else:
+            raise UsageError(
+                f"method {type(self.method).__name__} has nothing to train; use it as it is: "
+                f"`cracks-jax detect --method {method_kind(self.method)}`"
+            )
+
     @property
     def run_id(self) -> str:
         """Eight hex digits of the SHA-256 of the science."""
@@ -108,6 +156,34 @@ class Experiment:
     def label(self) -> str:
         """`<file>-<form>[-<member>]`: the readable part of a run directory's name."""
         return "-".join(part for part in (self.name, self.form, self.member) if part)
+
+
+def _demand(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} is {value!r}; expected {expected}")
+
+
+def _check_weights(weights: dict[str, float], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(weights) - set(known))
+    if unknown:
+        terms = f"its terms are {', '.join(known)}" if known else "CrackSeg has one loss without weights"
+        raise UsageError(f"training.loss_weights.{unknown[0]}: there is no such loss term; {terms}")
+    missing = sorted(set(known) - set(weights))
+    if missing:
+        raise UsageError(f"training.loss_weights names no {', '.join(missing)}; take LOSS_WEIGHTS and change some")
+
+
+def _check_windows(method: Restoration, pipeline: Pipeline) -> None:
+    """The generator halves a window `depth` times; what is left must be at least one pixel."""
+    if pipeline.corruption is None:
+        raise UsageError("data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled")
+    most = (pipeline.crop & -pipeline.crop).bit_length() - 1
+    if method.depth > most:
+        raise UsageError(
+            f"method.depth is {method.depth}; windows of {pipeline.crop} px (data.pipeline.crop) can be halved {most} "
+            f"times: expected 2 to {most}, or another crop"
+        )
+    _demand(pipeline.crop >= MIN_PATCH_SIDE, "data.pipeline.crop", pipeline.crop, f"at least {MIN_PATCH_SIDE} px")
 
 
 def science(experiment: Experiment) -> dict[str, Any]:
@@ -134,11 +210,12 @@ def from_json(tree: dict[str, Any], source: str = "experiment.json") -> Experime
     try:
         values = dict(tree["science"])
         method = dict(values.pop("method"))
-        values["method"] = _build(method_class(method.pop("kind")), method, "method")
+        values["method"] = build(method_class(method.pop("kind")), method, "method")
         values["machine"] = tree["machine"]
-        return _build(Experiment, values, "")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CracksError(f"{source}: not an experiment of this version ({error!r}); train it again") from error
+        return build(Experiment, values, "")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = str(error) if isinstance(error, CracksError) else repr(error)
+        raise CracksError(f"{source}: not an experiment of this version ({found}); train it again") from error
 
 
 def load_file(spec: str, member: str | None = None) -> Experiment:
@@ -172,13 +249,16 @@ def _call(path: Path, form: str) -> Experiment | dict[str, Experiment]:
     try:
         spec.loader.exec_module(module)
         found = module.experiment(form)
-    except CracksError:
-        raise
-    except Exception as error:  # a user's file may fail in any way; the message must name it
+    except CracksError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way; the message must name it
         raise UsageError(f"{path}: cannot be read as an experiment: {type(error).__name__}: {error}") from error
-    members = found.values() if isinstance(found, dict) and found else [found]
-    if not all(isinstance(one, Experiment) for one in members):
-        raise UsageError(f"{path}: experiment({form!r}) gave {type(found).__name__}; it must give an Experiment or a dict of them")
+    members = found if isinstance(found, dict) and found else {"": found}
+    if not all(isinstance(name, str) and isinstance(one, Experiment) for name, one in members.items()):
+        raise UsageError(
+            f"{path}: experiment({form!r}) gave {type(found).__name__}; it must give an Experiment, or a dict of them "
+            "by name"
+        )
     return found
 
 
@@ -190,11 +270,10 @@ def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Ex
         if not equals or not path:
             raise UsageError(f"--set {text}: expected path.to.field=value, for example training.steps=100")
         pairs.append((path.strip(), value.strip()))
-    for path, value in sorted(pairs, key=lambda pair: pair[0] != "training.preset"):
-        experiment = replace_at(experiment, path.split("."), value, path)
-        if path == "training.preset":
-            experiment = with_training_preset(experiment, value)
-    return experiment
+    presets = [(path, value) for path, value in pairs if path == "training.preset"]
+    for path, value in presets:
+        experiment = with_training_preset(replace_all(experiment, [(path, value)]), value)
+    return replace_all(experiment, [pair for pair in pairs if pair not in presets])
 
 
 def with_training_preset(experiment: Experiment, name: str) -> Experiment:
@@ -216,83 +295,3 @@ def with_training_preset(experiment: Experiment, name: str) -> Experiment:
             loss_weights=weights,
         ),
     )
-
-
-def replace_at(node: Any, parts: list[str], value: str, path: str) -> Any:
-    """A copy of a tree of dataclasses with one field set from text; UsageError names the path and what would do."""
-    name, rest = parts[0], parts[1:]
-    if isinstance(node, dict):
-        if rest:
-            raise UsageError(f"--set {path}: {name!r} has no fields of its own")
-        return {**node, name: _from_text(value)}
-    if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        raise UsageError(f"--set {path}: nothing lies below {path[: path.rfind(name) - 1]!r}")
-    hints = get_type_hints(type(node))
-    if name not in hints or name not in {f.name for f in dataclasses.fields(node)}:
-        known = ", ".join(f.name for f in dataclasses.fields(node))
-        raise UsageError(f"--set {path}: there is no setting {name!r}; here there are {known}")
-    if rest:
-        return dataclasses.replace(node, **{name: replace_at(getattr(node, name), rest, value, path)})
-    if dataclasses.is_dataclass(getattr(node, name)):
-        raise UsageError(f"--set {path}: {name!r} is a group; name one of its fields, for example {path}.FIELD=VALUE")
-    try:
-        return dataclasses.replace(node, **{name: _convert(_from_text(value), hints[name], path, text=value)})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--set {path}={value}: {error}") from error
-
-
-def _from_text(value: str) -> Any:
-    """JSON where it parses, otherwise the text itself; `none` is None."""
-    if value.lower() in ("none", "null"):
-        return None
-    try:
-        return json.loads(value.lower() if value.lower() in ("true", "false") else value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _build(cls: type, values: dict[str, Any], path: str) -> Any:
-    hints = get_type_hints(cls)
-    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-    if unknown:
-        raise CracksError(f"unknown setting {path}.{sorted(unknown)[0]} of {cls.__name__}; written by another version?")
-    return cls(**{name: _convert(value, hints[name], f"{path}.{name}".strip(".")) for name, value in values.items()})
-
-
-def _convert(value: Any, hint: Any, path: str, text: str | None = None) -> Any:
-    """`value` as the annotated type; TypeError says what was found and what was expected."""
-    origin = get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        if dataclasses.is_dataclass(value):
-            return value
-        return _convert(value, next(one for one in options if one is not type(None)), path, text)
-    if origin is Literal:
-        if text in get_args(hint):  # a choice may be called "none"
-            return text
-        if value in get_args(hint):
-            return value
-        raise TypeError(f"{path} is {value!r}; expected one of {', '.join(map(str, get_args(hint)))}")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        inner = get_args(hint)
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            inner = (inner[0],) * len(value)
-        if len(inner) != len(value):
-            raise TypeError(f"{path} has {len(value)} values; expected {len(inner)}")
-        return tuple(_convert(one, kind, path) for one, kind in zip(value, inner, strict=True))
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, typing.cast(type, hint)) else _build(typing.cast(type, hint), value, path)
-    if origin is dict and isinstance(value, dict):
-        return dict(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and (isinstance(value, str) or text is not None):
-        return value if isinstance(value, str) else text
-    name = getattr(hint, "__name__", str(hint))
-    raise TypeError(f"{path} is {value!r} ({type(value).__name__}); expected {name}")

@@ -11,13 +11,13 @@ import jax
 from cracks_jax.calibrate import Thresholds, UndamagedWindow, undamaged_windows
 from cracks_jax.data.datasets import Dataset, find_root, open_dataset, parse_spec
 from cracks_jax.errors import UsageError
-from cracks_jax.experiment import replace_at
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import default_detection, detection_preset
-from cracks_jax.methods.registry import floor_method
+from cracks_jax.methods.registry import Method, floor_method
 from cracks_jax.postprocess.thresholds import Rule, parse_rule
 from cracks_jax.predict import Scorer
 from cracks_jax.runs import Run, open_run
+from cracks_jax.settings import replace_all
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring
     """One scorer under several rules (None: the run's or the preset's own), so that a map made once serves all."""
     if (request.run is None) == (request.method is None):
         raise UsageError("name either a trained run or, with --method, a method without a network, and not both")
+    method: Method
     if request.run is None:
         assert request.method is not None
         method, run = floor_method(request.method), None
@@ -81,11 +82,13 @@ def _chosen(how: Detection, method: Any, request: Request) -> Detection:
     """The preset over the run's own choice, explicit flags over both."""
     if request.preset is not None:
         how = detection_preset(method, request.preset)
+    settings = []
     for text in request.settings:
         path, equals, value = text.partition("=")
         if not equals or not path.startswith("detection."):
             raise UsageError(f"--set {text}: expected detection.FIELD=VALUE, for example detection.filter=gaussian")
-        how = replace_at(how, path.split(".")[1:], value, path)
+        settings.append((path.removeprefix("detection."), value))
+    how = replace_all(how, settings, "detection.")
     if request.geometry is not None:
         how = dataclasses.replace(how, geometry=request.geometry)  # type: ignore[arg-type]
     if request.tile is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cracks_jax.errors import UsageError
+from cracks_jax.postprocess.thresholds import parse_rule
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Detection:
     window_pixels: int = 2**20
 
     def __post_init__(self) -> None:
+        parse_rule(self.rule)
         if self.tile < 64:
             raise UsageError(f"detection.tile is {self.tile}; a tile has at least 64 px (1024 is the default)")
         if not 0 <= self.overlap < self.tile:

@@ -10,6 +10,8 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from cracks_jax.errors import UsageError
+
 PyTree = Any
 
 
@@ -20,6 +22,14 @@ def transform(name: str, *, beta1: float, beta2: float, momentum: float) -> opta
     if name == "sgd":
         return optax.trace(decay=momentum)
     raise ValueError(f"optimiser {name!r}; use adam or sgd")
+
+
+def check_shares(settings: Any, *names: str) -> None:
+    """UsageError unless each of these fields, the share of an old average that is kept at a step, is in [0, 1)."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value < 1:
+            raise UsageError(f"method.{name} is {value}; expected a share from 0 to below 1")
 
 
 def update(

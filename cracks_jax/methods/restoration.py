@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from cracks_jax.errors import UsageError
 from cracks_jax.layers.norm import BatchNorm
 from cracks_jax.losses import adversarial, restoration
 from cracks_jax.methods import optimiser
@@ -74,6 +75,12 @@ class Restoration:
     bn_momentum: float = 0.9
     unbiased_running_var: bool = False
     axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("base", 1), ("discriminator_base", 1), ("depth", 2)):
+            if getattr(self, name) < least:
+                raise UsageError(f"method.{name} is {getattr(self, name)}; expected at least {least}")
+        optimiser.check_shares(self, "beta1", "beta2", "bn_momentum")
 
     @property
     def side_multiple(self) -> int:

@@ -54,6 +54,9 @@ class Segmentation:
     def __post_init__(self) -> None:
         if self.variant not in NETWORKS:
             raise UsageError(f"method.variant is {self.variant!r}; expected one of {', '.join(NETWORKS)}")
+        if self.narrow not in (1, 2, 4, 8, 16):
+            raise UsageError(f"method.narrow is {self.narrow}; expected 1 (the paper's channels), 2, 4, 8 or 16")
+        optimiser.check_shares(self, "beta1", "beta2", "momentum", "bn_momentum")
 
     @property
     def side_multiple(self) -> int:
