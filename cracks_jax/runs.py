@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cracks_jax import __version__
-from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
+from cracks_jax.data.datasets import Dataset, open_dataset
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, from_json
 from cracks_jax.runtime.checkpoints import Checkpoints
@@ -72,17 +72,31 @@ class Run:
 
     def labelled_validation(self) -> Dataset:
         """The labelled images that the run held out of training (its record lists them)."""
-        data = self.experiment.data
-        dataset = open_dataset(data.name, data.split, need_masks=True)
-        stems = self.description["data"]["validation"]
-        known = set(dataset.stems)
-        if data.recipe is None and set(stems) <= known:
-            return dataset.subset(stems, "validation")
+        data, held_out = self.experiment.data, self._held_out()
+        try:
+            dataset = open_dataset(data.name, data.split, need_masks=True)
+        except CracksError as error:
+            raise CracksError(f"{error}; or name labelled images with --calibration") from error
         # Windows were cut from photographs: the photographs behind the held-out windows are held out too.
-        sources = set(self.description["data"].get("validation_photographs", ()))
-        if sources and sources <= known:
-            return dataset.subset(sources, "validation")
-        return split_validation(dataset, data.validation)[1]
+        stems = set(held_out["validation" if data.recipe is None else "validation_photographs"])
+        if not stems or not stems <= set(dataset.stems):
+            raise CracksError(
+                f"{dataset.label}: does not hold the {len(stems)} images that this run held out of training, so it is "
+                "not what the run was trained on; name labelled images with --calibration"
+            )
+        return dataset.subset(stems, "validation")
+
+    def _held_out(self) -> dict[str, list[str]]:
+        """What experiment.json lists as held out: windows or images, and the photographs behind windows."""
+        listed = self.description.get("data")
+        lists = {k: v for k, v in listed.items() if isinstance(v, list)} if isinstance(listed, dict) else {}
+        wanted = "validation" if self.experiment.data.recipe is None else "validation_photographs"
+        if wanted not in lists:
+            raise CracksError(
+                f"{self.folder / EXPERIMENT}: does not list the images held out of training; restore it, or name "
+                "labelled images with --calibration"
+            )
+        return lists
 
     def _step(self, which: str, steps: list[int]) -> int:
         if which == "last":
@@ -90,8 +104,13 @@ class Run:
         if which == "best":
             selection = getattr(self.experiment.method, "selection", None)
             best = self.records.best(*selection) if selection else None
-            return best[0] if best is not None and best[0] in steps else steps[-1]
-        if which.isdigit() and int(which) in steps:
+            if best is not None and best[0] not in steps:
+                raise CracksError(
+                    f"{self.folder / CHECKPOINTS / str(best[0])}: the best checkpoint is not there; run its training "
+                    "again to go on, or choose another with --checkpoint last"
+                )
+            return steps[-1] if best is None else best[0]
+        if which.isdecimal() and int(which) in steps:
             return int(which)
         raise UsageError(f"--checkpoint {which}: this run has best, last and the steps {', '.join(map(str, steps))}")
 

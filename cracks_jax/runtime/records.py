@@ -21,23 +21,35 @@ class Records:
             with self.path.open("a") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise CracksError(f"{self.path}: cannot be written ({error.strerror}); free space or choose another --run") from error
+            raise CracksError(
+                f"{self.path}: cannot be written ({error.strerror}); free space or choose another --run"
+            ) from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every record in order. A last line cut off by a killed run is passed over; other damage is a CracksError."""
         if not self.path.exists():
             return
-        for line in self.path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed while writing
+        try:
+            text = self.path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CracksError(f"{self.path}: cannot be read as text ({error}); {_REMEDY}") from error
+        lines = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            record = _parsed(line)
+            if record is not None:
+                yield record
+            elif line and number < len(lines):
+                raise CracksError(f"{self.path}: line {number} is no record ({line[:60]!r}); {_REMEDY}")
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are about to be taken again."""
         kept = [json.dumps(record) for record in self if record["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        try:
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise CracksError(f"{self.path}: cannot be written ({error.strerror}); free space and run again") from error
 
     def best(self, metric: str, direction: str) -> tuple[int, float] | None:
         """(step, value) of the best validation so far; the earliest wins a tie; None before the first."""
@@ -52,6 +64,18 @@ class Records:
         return 0 if best is None else sum(r["event"] == "validation" and r["step"] > best[0] for r in self)
 
 
+_REMEDY = "delete what is damaged, or restore the file"
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("step"), int)
+    return record if whole else None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Written whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
@@ -60,12 +84,18 @@ def write_json(path: Path, value: Any) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise CracksError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+        raise CracksError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; CracksError where there is none."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__}, not an object")
+        return value
     except FileNotFoundError as error:
         raise CracksError(f"{path}: is missing; expected a run directory made by `cracks-jax train`") from error
     except (OSError, ValueError) as error:
