@@ -64,8 +64,11 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("train: give an experiment FILE.py[:FORM], or --repeat RUN, and not both")
     folder = options.run
     if options.repeat is not None:
+        if options.member is not None:
+            raise UsageError(f"--member {options.member}: --repeat takes the member of its run; leave one of them out")
         experiment = open_run(options.repeat).experiment
-        folder = folder or options.repeat.with_name(options.repeat.name + "-repeat")
+        repeated = options.repeat.resolve()
+        folder = folder or repeated.with_name(repeated.name + "-repeat")
     else:
         experiment = load_file(options.file, options.member)
     experiment = apply_settings(experiment, options.set)
@@ -119,7 +122,8 @@ def _detect(options: argparse.Namespace) -> int:
 def _data_check(options: argparse.Namespace) -> int:
     from cracks_jax.data.check import check
 
-    report = check(options.root)
+    with _bar("checking", "image") as step:
+        report = check(options.root, step)
     print(report.text())
     return 0 if report.ok else 1
 
@@ -128,6 +132,8 @@ def _data_prepare(options: argparse.Namespace) -> int:
     from cracks_jax.data.prepare import prepare
 
     settings = dict(_setting(text) for text in options.set)
+    if unknown := {"recipe", "root", "out", "split", "progress"} & settings.keys():
+        raise UsageError(f"--set {unknown.pop()}: is no setting of a recipe; name it on the command line itself")
     with _bar("cutting", "photograph") as step:
         manifest = prepare(options.recipe, options.root, options.out, progress=step, **settings)
     print(json.dumps({"out": str(options.out), "counts": manifest["counts"], "digest": manifest["digest"]}))
@@ -196,7 +202,8 @@ def parser() -> argparse.ArgumentParser:
     detect.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
 
     data = verbs.add_parser("data", help="check and prepare data sets").add_subparsers(required=True, metavar="VERB")
-    check = _verb(data, "check", _data_check, "pairs, sizes, label values, crack share, near-duplicates; exit 1 if broken",
+    check = _verb(data, "check", _data_check,
+                  "pairs, sizes, label values, crack share, near-duplicates; exit 1 if broken",
                   "cracks-jax data check deepcrack")  # fmt: skip
     check.add_argument("root", metavar="ROOT", help="a data set's name or folder")
     prepare = _verb(data, "prepare", _data_prepare, "carry out a paper's data recipe",

@@ -18,7 +18,7 @@ from cracks_jax.data.elements import Pipeline
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import LOSSES
-from cracks_jax.methods.registry import Method, method_class, method_kind
+from cracks_jax.methods.registry import method_class, method_kind
 from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.networks.crackseg import LEAST_SIDE
@@ -121,7 +121,7 @@ class Experiment:
 
     name: str
     form: str
-    method: Method
+    method: Segmentation | Restoration
     member: str | None = None
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)

@@ -39,8 +39,8 @@ def resolve_weights(experiment: Experiment, say: Callable[[str], None]) -> Exper
     if isinstance(method, Restoration) and method.style_extractor != "none":
         file = training.style_weights
         if file is None or find_weights(file) is None:
-            named = "no training.style_weights is named" if file is None else f"{file} is neither a file nor under ${VARIABLE}"
-            say(f"style loss is off: {named}")
+            why = "no training.style_weights is named" if file is None else f"{file} is not here nor under ${VARIABLE}"
+            say(f"style loss is off: {why}")
             experiment = dataclasses.replace(
                 experiment,
                 method=dataclasses.replace(method, style_extractor="none"),
@@ -48,8 +48,8 @@ def resolve_weights(experiment: Experiment, say: Callable[[str], None]) -> Exper
             )
     if training.pretrained is not None and find_weights(training.pretrained) is None:
         raise CracksError(
-            f"{training.pretrained}: pretrained weights not found, neither as a path nor under ${VARIABLE}; name a file "
-            "with --set training.pretrained=FILE, or train another member (--member imagenet_v2 starts from a "
+            f"{training.pretrained}: pretrained weights not found, neither as a path nor under ${VARIABLE}; name a "
+            "file with --set training.pretrained=FILE, or train another member (--member imagenet_v2 starts from a "
             "pre-activation trunk, --member scratch from random weights)"
         )
     return experiment

@@ -10,7 +10,8 @@ import jax
 
 from cracks_jax.calibrate import Thresholds, UndamagedWindow, undamaged_windows
 from cracks_jax.data.datasets import Dataset, find_root, open_dataset, parse_spec
-from cracks_jax.errors import UsageError
+from cracks_jax.data.images import read_mask
+from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import default_detection, detection_preset
 from cracks_jax.methods.registry import Method, floor_method
@@ -53,6 +54,8 @@ def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring
     """One scorer under several rules (None: the run's or the preset's own), so that a map made once serves all."""
     if (request.run is None) == (request.method is None):
         raise UsageError("name either a trained run or, with --method, a method without a network, and not both")
+    if request.run is None and request.checkpoint != "best":
+        raise UsageError(f"--checkpoint {request.checkpoint}: --method {request.method} has none; leave it out")
     method: Method
     if request.run is None:
         assert request.method is not None
@@ -113,7 +116,9 @@ def _calibration(
     if rule.kind == "undamaged":
         if named is not None:
             name, split = parse_spec(named)
-            return None, undamaged_windows(find_root(name), open_dataset(name, split))
+            dataset = open_dataset(name, split)
+            _check_undamaged(dataset, named)
+            return None, undamaged_windows(find_root(name), dataset)
         found = run.undamaged() if run is not None else None
         if found is None:
             raise UsageError(
@@ -122,3 +127,13 @@ def _calibration(
             )
         return None, undamaged_windows(*found)
     return None, ()
+
+
+def _check_undamaged(dataset: Dataset, named: str) -> None:
+    """A quantile of the error on cracks would be a threshold above them: where masks tell, they must be empty."""
+    for record in dataset.records:
+        if record.mask is not None and read_mask(record.mask).any():
+            raise CracksError(
+                f"{record.mask}: this image is cracked, but --rule undamaged takes its threshold from images without "
+                f"cracks; cut windows with `cracks-jax data prepare undamaged {named} --out DIR` and name DIR"
+            )

@@ -31,7 +31,9 @@ def _counted(method: Any, side: int) -> dict[str, Any]:
     lowered = jax.jit(lambda s, x: method.score(s, x, key, default_detection(method))).lower(state, image)
     networks = [part for part in ("network", "generator", "discriminator") if part in state]
     parameters = sum(leaf.size for part in networks for leaf in jax.tree.leaves(state[part]["params"]))
-    return {"parameters": parameters, "gflop": round(lowered.cost_analysis()["flops"] / 1e9, 2)}
+    cost = lowered.cost_analysis()
+    assert cost is not None
+    return {"parameters": parameters, "gflop": round(cost["flops"] / 1e9, 2)}
 
 
 def table(found: list[dict[str, Any]]) -> str:
