@@ -37,7 +37,7 @@ from cracks_jax.ops.corruption import multiscale_squares
 from cracks_jax.predict import Scorer
 from cracks_jax.pretrained import adopt, resolve_weights
 from cracks_jax.runs import CHECKPOINTS, EXPERIMENT, METRICS, RECORDS, UNDAMAGED, surroundings
-from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
+from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, read_json, write_json
@@ -101,8 +101,8 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
         progress(start, training.steps) as bar,
     ):
         pending: tuple[int, Any] | None = None
-        step = start
-        while step < training.steps and not _out_of_patience(records, experiment):
+        step, enough = start, _out_of_patience(records, experiment)
+        while step < training.steps and not enough:
             batch = parallel.put_batch(_for_device(next(stream)))
             rates = hyper(experiment, schedule(step))
             state, metrics = step_fn(state, batch, rates, device_key(experiment.seed, "train", step))
@@ -113,20 +113,22 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
             pending = (step, metrics)
             validating = step % training.validate_every == 0 or step == training.steps
             saving = step % experiment.machine.checkpoint_every == 0 or step == training.steps
-            if validating or saving or stop_asked():
+            stopping = stop_asked()
+            if validating or saving or stopping:
                 _log(records, bar, experiment, *pending, steps_per_epoch)
                 pending = None
                 improved = validating and _validate(validate, records, bar, parallel.get_state(state), step, experiment)
-                if improved or saving or stop_asked():
-                    checkpoints.save(step, parallel.get_state(state), best=_best_step(records, experiment))
+                if improved or saving or stopping:
+                    _save(checkpoints, step, parallel.get_state(state), records, experiment)
                     saved = step
-                if stop_asked() and step < training.steps:
+                enough = validating and _out_of_patience(records, experiment)
+                if stopping and step < training.steps and not enough:
                     checkpoints.wait()
                     _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
                     raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
         if saved != step:
-            checkpoints.save(step, parallel.get_state(state), best=_best_step(records, experiment))
-    checkpoints.wait()
+            _save(checkpoints, step, parallel.get_state(state), records, experiment)
+    checkpoints.prune(_best_step(records, experiment))
     checkpoints.close()
     _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
     return _finish(folder, experiment, records, parallel.get_state(state), step)
@@ -236,7 +238,9 @@ def _with_augmentation(method: Any, experiment: Experiment) -> Callable[..., tup
 
     def step(state: Any, batch: Any, rates: Any, key: jax.Array) -> tuple[Any, Any]:
         colour_key, step_key = jax.random.split(key)
-        batch = {k: v if k == "mask" else v.astype(jnp.float32) / 255 for k, v in batch.items() if k != "keep"}
+        # float32; float64 where jax is told to use it, as proofs of equality do.
+        wide = jnp.result_type(float)
+        batch = {k: v if k == "mask" else v.astype(wide) / 255 for k, v in batch.items() if k != "keep"}
         if amount:
             if method.axis_name is not None:
                 colour_key = jax.random.fold_in(colour_key, jax.lax.axis_index(method.axis_name))
@@ -381,7 +385,7 @@ def _open_checkpoints(folder: Path) -> Checkpoints:
 def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: list[str], start: int) -> None:
     """experiment.json, with this attempt added; the validation stems are listed, and its windows kept."""
     path = folder / EXPERIMENT
-    attempts = read_json(path)["attempts"] if path.exists() else []
+    attempts = read_json(path).get("attempts", []) if path.exists() else []
     around, described_settings = surroundings(), to_json(experiment)
     described = {
         "run_id": experiment.run_id,
@@ -429,6 +433,17 @@ def _keep_windows(folder: Path, data: TrainingData) -> None:
     aside.rename(folder)
 
 
+def _save(checkpoints: Checkpoints, step: int, state: Any, records: Records, experiment: Experiment) -> None:
+    """A finite loss can have a gradient that is not: no such state takes the place of a good one."""
+    wrong = first_not_finite(state)
+    if wrong is not None:
+        raise CracksError(
+            f"step {step}: {wrong} is not finite, so it is not saved; the last checkpoint is finite. "
+            "Lower training.learning_rate, or look at the images of this step"
+        )
+    checkpoints.save(step, state, best=_best_step(records, experiment))
+
+
 def _finish(folder: Path, experiment: Experiment, records: Records, state: Any, step: int) -> dict[str, Any]:
     metric, direction = experiment.method.selection
     best = records.best(metric, direction)
@@ -450,18 +465,17 @@ def _finish(folder: Path, experiment: Experiment, records: Records, state: Any, 
 
 def _log(records: Records, bar: tqdm, experiment: Experiment, step: int, metrics: Any, steps_per_epoch: float) -> None:
     """Looks at one step's metrics: a loss that is not finite ends the run, every so often they are recorded."""
-    loss = float(metrics["loss"])
-    if not math.isfinite(loss):
-        terms = {name: float(value) for name, value in metrics.items()}
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not all(map(math.isfinite, values.values())):
         raise CracksError(
-            f"step {step}: the loss is {loss} ({terms}); the last checkpoint is finite. "
+            f"step {step}: the loss is {values['loss']} ({values}); the last checkpoint is finite. "
             "Lower training.learning_rate, or look at the images of this step"
         )
     bar.update(step - bar.n)
-    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+    bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
     if step % experiment.machine.log_every == 0 or step == experiment.training.steps:
-        values = {name: round(float(value), 6) for name, value in metrics.items()}
-        records.append("train", step, epoch=math.floor(step / steps_per_epoch), **values)
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        records.append("train", step, epoch=math.floor(step / steps_per_epoch), **rounded)
 
 
 def progress(start: int, steps: int) -> tqdm:

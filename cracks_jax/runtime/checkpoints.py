@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -32,10 +33,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, *, best: int | None) -> None:
         """Begin to save; what came before is committed by then, and pruned to the newest and the best."""
-        self.wait()
-        for old in self.steps()[:-1]:
-            if old != best:
-                self._manager.delete(old)
+        self.prune(best)
         if step in self.steps():
             return
         needed = sum(x.nbytes for x in jax.tree.leaves(state)) + _SPARE_BYTES
@@ -49,6 +47,13 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
         except OSError as error:
             raise self._write_error(step, error) from error
+
+    def prune(self, best: int | None) -> None:
+        """Delete all but the newest and the best, once the save under way is committed."""
+        self.wait()
+        for old in self.steps()[:-1]:
+            if old != best:
+                self._manager.delete(old)
 
     def wait(self) -> None:
         """Until the save under way, if any, is committed."""
@@ -100,6 +105,18 @@ class Checkpoints:
             f"{self.folder}: checkpoint {step} could not be written ({error.strerror or error}); free space and run "
             f"the same command again"
         )
+
+
+def first_not_finite(state: Any) -> str | None:
+    """The '/'-joined path of the first array that holds a NaN or an infinity, in the order of the paths."""
+    arrays = {path: leaf for path, leaf in _flat(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    finite = jax.device_get(_finite(arrays))
+    return next((path for path in sorted(arrays) if not finite[path]), None)
+
+
+@jax.jit
+def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: jnp.isfinite(array).all() for path, array in arrays.items()}
 
 
 def state_sha256(state: Any) -> str:
