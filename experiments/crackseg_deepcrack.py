@@ -5,9 +5,10 @@
   cracks-jax train experiments/crackseg_deepcrack.py:cpu --member imagenet_v2 # two cores
   cracks-jax evaluate RUN --data deepcrack:test                               # argmax, native size
 
-Members: `imagenet_v1` is the paper's (torchvision's ResNet-50 weights, in a file `resnet50.pth` under $CRACKS_WEIGHTS),
-`imagenet_v2` starts from a pre-activation ResNet-50 whose Block4 is drawn, `scratch` from random weights. Times, devices
-and results over seeds: README.md here, rows crackseg_deepcrack. The paper reports no figure on DeepCrack.
+Members: `imagenet_v1` is the paper's (torchvision's ResNet-50 weights, in a file `resnet50.pth` under
+$CRACKS_WEIGHTS), `imagenet_v2` starts from a pre-activation ResNet-50 whose Block4 is drawn, `scratch` from random
+weights. Times, devices and results over seeds: README.md here, rows crackseg_deepcrack. The paper reports no figure on
+DeepCrack.
 """
 
 import dataclasses
@@ -33,10 +34,11 @@ def experiment(form: str) -> dict[str, Experiment]:
 
 
 def _member(form: str, version: int, pretrained: str | None) -> Experiment:
+    method = Segmentation(variant="table5_both_x3", version=1 if version == 1 else 2)
     paper = Experiment(
         name="crackseg_deepcrack",
         form=form,
-        method=Segmentation(variant="table5_both_x3", version=1 if version == 1 else 2),
+        method=method,
         data=Data(
             name="deepcrack",
             split="train",
@@ -58,12 +60,13 @@ def _member(form: str, version: int, pretrained: str | None) -> Experiment:
         return paper
     if form == "cpu":
         # A twentieth of the steps: three times the rate, and a batch-norm decay whose time constant is 100 steps.
-        short = _short(paper, crop=160, batch=6, steps=600, validate_every=100, bn_momentum=0.99)
+        method = dataclasses.replace(method, bn_momentum=0.99)
+        short = _short(paper, method, crop=160, batch=6, steps=600, validate_every=100)
         return dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=3e-4))
-    smoke = _short(paper, crop=64, batch=2, steps=2, validate_every=2, bn_momentum=0.9)
+    method = dataclasses.replace(method, bn_momentum=0.9, narrow=8)
+    smoke = _short(paper, method, crop=64, batch=2, steps=2, validate_every=2)
     return dataclasses.replace(
         smoke,
-        method=dataclasses.replace(smoke.method, narrow=8),
         data=dataclasses.replace(smoke.data, name="drawn", recipe_settings=DRAWN),
         training=dataclasses.replace(smoke.training, pretrained=None),
         machine=Machine(log_every=1, checkpoint_every=2),
@@ -71,11 +74,11 @@ def _member(form: str, version: int, pretrained: str | None) -> Experiment:
 
 
 def _short(
-    paper: Experiment, *, crop: int, batch: int, steps: int, validate_every: int, bn_momentum: float
+    paper: Experiment, method: Segmentation, *, crop: int, batch: int, steps: int, validate_every: int
 ) -> Experiment:
     return dataclasses.replace(
         paper,
-        method=dataclasses.replace(paper.method, bn_momentum=bn_momentum),
+        method=method,
         data=dataclasses.replace(paper.data, pipeline=dataclasses.replace(paper.data.pipeline, crop=crop)),
         training=dataclasses.replace(
             paper.training, batch_size=batch, steps=steps, validate_every=validate_every

@@ -6,9 +6,9 @@
   cracks-jax evaluate RUN --data crack500:test --preset paper                # Otsu at 256x256
   cracks-jax evaluate RUN --data cfd                                         # unseen (Table V)
 
-The windows are 1.75 times the scale of the test images; the authors' own differ in scale too. Times, devices and results
-over seeds: README.md here, rows upcracknet_crack500. The paper prints F1 61.8, IoU 44.7 (at 256x256, per-image
-Otsu, on 1,124 test images), and trained here, unseen, F1 49.9 on CFD and 75.8 on DeepCrack.
+The windows are 1.75 times the scale of the test images; the authors' own differ in scale too. Times, devices and
+results over seeds: README.md here, rows upcracknet_crack500. The paper prints F1 61.8, IoU 44.7 (at 256x256, per-image
+Otsu, on 1,124 test images), and for the same model, unseen, F1 49.9 on CFD and 75.8 on DeepCrack.
 """
 
 import dataclasses

@@ -30,10 +30,11 @@ def experiment(form: str) -> dict[str, Experiment]:
 
 
 def _member(form: str, recipe: str) -> Experiment:
+    method = Restoration(style_extractor="squeezenet1.1")
     paper = Experiment(
         name="upcracknet_deepcrack",
         form=form,
-        method=Restoration(style_extractor="squeezenet1.1"),
+        method=method,
         data=Data(
             name="deepcrack",
             split="train",
@@ -57,27 +58,27 @@ def _member(form: str, recipe: str) -> Experiment:
         return paper
     if form == "cpu":
         # A third of the steps (71 epochs), so the generator learns at four times the paper's rate.
-        short = _shrunk(paper, crop=128, base=32, steps=2_400, validate_every=120)
+        short = _shrunk(paper, method, crop=128, base=32, steps=2_400, validate_every=120)
         return dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=4e-4))
-    smoke = _shrunk(paper, crop=32, base=4, steps=4, validate_every=2)
+    method = dataclasses.replace(method, style_extractor="none")
+    smoke = _shrunk(paper, method, crop=32, base=4, steps=4, validate_every=2)
     return dataclasses.replace(
         smoke,
         data=dataclasses.replace(
             smoke.data, name="drawn", split="undamaged", recipe=None, recipe_settings=DRAWN
         ),
         training=dataclasses.replace(smoke.training, batch_size=4, style_weights=None),
-        method=dataclasses.replace(smoke.method, style_extractor="none"),
         machine=Machine(log_every=1, checkpoint_every=2),
     )
 
 
-def _shrunk(paper: Experiment, *, crop: int, base: int, steps: int, validate_every: int) -> Experiment:
-    """Smaller windows, fewer channels and one layer less for each halving; the paper's losses, rates and epochs."""
+def _shrunk(
+    paper: Experiment, method: Restoration, *, crop: int, base: int, steps: int, validate_every: int
+) -> Experiment:
+    """Smaller windows, fewer channels and one layer less for each halving; the paper's losses and rates."""
     return dataclasses.replace(
         paper,
-        method=dataclasses.replace(
-            paper.method, base=base, discriminator_base=base, depth=crop.bit_length() - 1
-        ),
+        method=dataclasses.replace(method, base=base, discriminator_base=base, depth=crop.bit_length() - 1),
         data=dataclasses.replace(
             paper.data,
             pipeline=dataclasses.replace(paper.data.pipeline, crop=crop, resize=round(crop * 286 / 256)),

@@ -37,7 +37,7 @@ class Darkness:
 
 @dataclass(frozen=True)
 class BackgroundDifference:
-    """Score = blur(clip(blur(grey, background) - grey, 0), smooth): darker than the surroundings (DESIGN, the floor)."""
+    """Score = blur(clip(blur(grey, background) - grey, 0), smooth): darker than the surroundings (the floor)."""
 
     background: float = 60.0
     smooth: float = 2.0

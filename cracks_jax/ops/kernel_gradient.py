@@ -40,8 +40,8 @@ def conv_general_dilated(
     others are passed on as they are.
     """
     rates = tuple(rhs_dilation or (1, 1))
-    plain = x.ndim == 4 and feature_group_count == 1 and set(lhs_dilation or (1,)) == {1} and not isinstance(padding, str)
-    if not plain or not _worthwhile(kernel.shape):
+    plain = x.ndim == 4 and feature_group_count == 1 and set(lhs_dilation or (1,)) == {1}
+    if not plain or isinstance(padding, str) or not _worthwhile(kernel.shape):
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -63,7 +63,9 @@ def _worthwhile(shape: tuple[int, ...]) -> bool:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _conv(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, rates: tuple[int, ...], precision: Any) -> Array:
+def _conv(
+    x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, rates: tuple[int, ...], precision: Any
+) -> Array:
     return lax.conv_general_dilated(
         x, kernel, strides, pads, rhs_dilation=rates, dimension_numbers=_NHWC, precision=precision
     )

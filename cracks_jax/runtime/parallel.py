@@ -1,7 +1,7 @@
 """One training step over several devices: by jit over a mesh (the default) or by pmap.
 
-The step is `(state, batch, hyper, key) -> (state, metrics)`; the state is replicated, the batch split on its first axis.
-Under jit batch-norm statistics are global by themselves; under pmap the step must average over `AXIS`.
+The step is `(state, batch, hyper, key) -> (state, metrics)`; the state is replicated, the batch split on its first
+axis. Under jit batch-norm statistics are global by themselves; under pmap the step must average over `AXIS`.
 """
 
 from collections.abc import Callable, Sequence
