@@ -20,6 +20,9 @@ from cracks_jax.postprocess.tiles import pad_reflect, score_tiled
 from cracks_jax.runtime.randomness import device_key
 
 PAPER_SIDE = 256
+# Reflected pixels around every image at native size: a network's zero padding leaves a bright rim in the error map,
+# which would be scored as crack where a side happens to be a multiple already. The papers' 256x256 has none.
+MARGIN = 16
 Window = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "h w"]]
 
 
@@ -39,12 +42,15 @@ class Scorer:
     def raw(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
         """The unfiltered map of an image that is in the geometry already."""
         multiple = self.method.side_multiple
-        height, width = (-(-side // multiple) * multiple for side in image.shape[:2])
-        # The floor is a filter over the whole image: cutting it into windows would change what its background is.
-        if multiple > 1 and height * width > self.how.window_pixels:
+        if multiple == 1:
+            # The floor is a filter over the whole image: windows would change what its background is.
+            return self._window(image)
+        margin = MARGIN if self.how.geometry == "native" else 0
+        height, width = (-(-(side + 2 * margin) // multiple) * multiple for side in image.shape[:2])
+        if height * width > self.how.window_pixels:
             tile = max(self.how.tile // multiple, 1) * multiple
             return score_tiled(image, self._window, tile, min(self.how.overlap, tile // 2))
-        padded, box = pad_reflect(image, multiple)
+        padded, box = pad_reflect(image, multiple, margin)
         return np.ascontiguousarray(self._window(padded)[box.slices])
 
 

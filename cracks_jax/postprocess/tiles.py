@@ -24,16 +24,16 @@ class Box(NamedTuple):
         return slice(self.y, self.y + self.h), slice(self.x, self.x + self.w)
 
 
-def pad_reflect(image: np.ndarray, multiple: int) -> tuple[np.ndarray, Box]:
+def pad_reflect(image: np.ndarray, multiple: int, margin: int = 0) -> tuple[np.ndarray, Box]:
     """The image with reflected borders, its sides the next multiples, and the box that holds the original.
 
-    What is added is shared between the two sides. Where it is wider than the image, the reflection goes
-    back and forth; a single row or column repeats.
+    What is added is shared between the two sides, at least `margin` pixels on each. Where it is wider than the
+    image, the reflection goes back and forth; a single row or column repeats.
     """
     if multiple < 1:
         raise ValueError(f"sides cannot be padded to multiples of {multiple}; give a positive number")
-    height, width = image.shape[:2]
-    return _pad_to(image, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    height, width = (-(-(side + 2 * margin) // multiple) * multiple for side in image.shape[:2])
+    return _pad_to(image, height, width)
 
 
 def _pad_to(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Box]:
