@@ -281,18 +281,18 @@ Validator = Callable[[Any], dict[str, float | None]]
 
 def _validator(experiment: Experiment, data: TrainingData) -> Validator:
     if isinstance(experiment.method, Restoration):
-        return _restoration_validator(experiment, data.validation)
+        return _restoration_validator(experiment, experiment.method, data.validation)
     return _segmentation_validator(experiment, data.validation)
 
 
-def _restoration_validator(experiment: Experiment, validation: Dataset) -> Validator:
+def _restoration_validator(experiment: Experiment, method: Restoration, validation: Dataset) -> Validator:
     """Masked restoration of undamaged windows, over the six square masks (DESIGN: splits)."""
     from cracks_jax.data.pipeline import windows
 
     side = experiment.data.pipeline.crop
     images = windows(validation, side)
     masks = multiscale_squares(side)
-    method, how = experiment.method, experiment.detection
+    how = experiment.detection
     key = device_key(experiment.seed, "validation", 0)
 
     @jax.jit
@@ -491,12 +491,12 @@ def progress(start: int, steps: int) -> tqdm:
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """The first SIGTERM or SIGINT asks for a stop after the current step; a second one acts as usual."""
     asked = False
-    old: dict[int, Any] = {}
+    old: dict[signal.Signals, Any] = {}
 
     def handler(number: int, _frame: Any) -> None:
         nonlocal asked
         asked = True
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
         say("stopping after this step; once more to stop at once")
 
     try:

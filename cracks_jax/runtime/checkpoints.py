@@ -74,7 +74,8 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise whatever they like on damaged files
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CracksError(
-                f"{folder}: the checkpoint cannot be read ({first[:200]}); delete that folder to go on from an earlier one"
+                f"{folder}: the checkpoint cannot be read ({first[:200]}); delete that folder to go on from an earlier "
+                "one"
             ) from error
 
     def close(self) -> None:
