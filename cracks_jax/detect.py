@@ -1,0 +1,339 @@
+"""The verb `detect`: photographs, folders and videos -> masks, overlays, score maps and one table of measurements.
+
+  OUT/masks/NAME.png         0 and 255, at the photograph's size
+  OUT/overlays/NAME.png      the photograph with the mask drawn into it
+  OUT/scores/NAME.npy        on request: float32, what the threshold was applied to, in the geometry of detection
+  OUT/measurements.csv       one row per photograph or frame, written when its files are there
+
+In geometry resize256 the score map is 256x256. Its mask is enlarged to the photograph's size by nearest neighbour:
+mask, overlay and measurements are in the photograph's pixels, only the score map stays as it was scored.
+
+NAME is the file's stem; below a folder that was given, the path from there with "/" as "__"; a video's frames get
+their number behind it. Of two equal names the later one gets "-2". Every file is found below a folder, in sorted
+order, by its suffix and whatever its folder is called; hidden files, and what `detect` wrote itself, are left out.
+
+Detecting into the same OUT again replaces the files and rows of the same name and keeps the others.
+"""
+
+import csv
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from tqdm import tqdm
+
+from cracks_jax.calibrate import Thresholds
+from cracks_jax.data.images import IMAGE_SUFFIXES, read_image, write_bytes, write_image, write_mask, write_score
+from cracks_jax.data.video import VIDEO_SUFFIXES, check_every, count_frames, frames
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.postprocess.measurements import measure
+from cracks_jax.postprocess.overlay import overlay
+from cracks_jax.predict import Scorer
+
+CSV = "measurements.csv"
+FOLDERS = ("masks", "overlays", "scores")
+# File systems take 255 bytes; a frame's number, a suffix and a temporary file's ending must fit as well.
+_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it: photographs and frames written, (file, reason) of what was skipped, and the table."""
+
+    written: int
+    skipped: list[tuple[str, str]]
+    csv: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to detect in: `file` names it in the table (never an absolute path), `name` names its results."""
+
+    path: Path
+    file: str
+    name: str
+    is_video: bool
+
+
+def detect(
+    inputs: Sequence[Path],
+    out: Path,
+    scorer: Scorer,
+    thresholds: Thresholds,
+    *,
+    scores: bool = False,
+    mm_per_px: float | None = None,
+    every: int = 1,
+    say: Callable[[str], None],
+) -> Summary:
+    """Masks, overlays and measurements of every input; a bad file is said, skipped, and the rest is done.
+
+    One photograph or frame is in memory at a time. Whatever ends the work early, what was written stays, and every
+    row of the table stands for finished files.
+
+    Args:
+      inputs: image files, folders (every image below them) and videos.
+      out: folder to write to; made where there is none.
+      scores: write score maps too.
+      mm_per_px: adds columns in millimetres.
+      every: of a video, only each `every`-th frame.
+      say: takes one line per bad file.
+
+    Raises:
+      UsageError: `mm_per_px` or `every` is not positive, or `out` holds masks that `detect` did not write.
+      CracksError: nothing was found, nothing of it was good, or `out` cannot be written.
+    """
+    check_every(every)
+    measured = tuple(measure(np.zeros((1, 1), bool), mm_per_px))  # the table's columns; refuses a wrong mm_per_px
+    names = Names()
+    sources, skipped = find(inputs, out, names)
+    for file, reason in skipped:
+        say(f"skipped {file}: {reason}")
+    if not sources:
+        raise CracksError(_nothing(inputs, skipped))
+    total = sum(count_frames(source.path, every) if source.is_video else 1 for source in sources)
+    written = 0
+    with (
+        Table(out / CSV, ("name", "file", "frame", "width", "height", "threshold", *measured)) as table,
+        tqdm(desc="detecting", unit="image", total=total, file=sys.stderr, mininterval=_interval()) as bar,
+    ):
+
+        def skip(source: Source, error: Exception) -> None:
+            reason = str(error).removeprefix(f"{source.path}: ")
+            skipped.append((source.file, reason))
+            bar.update(0 if source.is_video else 1)  # a video's good frames are counted already
+            with bar.external_write_mode(file=sys.stderr):
+                say(f"skipped {source.path}: {reason}")
+
+        for source in sources:
+            for frame, image, score in _scored(source, scorer, every, skip):
+                name = source.name if frame is None else names.claim(f"{source.name}-{frame:06d}")
+                threshold = thresholds.at(score)
+                mask = _enlarged(score > threshold, image.shape[:2])
+                _write(out, name, image, mask, score if scores else None)
+                size = {"width": image.shape[1], "height": image.shape[0]}
+                head = {"name": name, "file": source.file, "frame": frame, **size, "threshold": threshold}
+                table.add({**head, **measure(mask, mm_per_px)})
+                written += 1
+                bar.update()
+    if not written:
+        raise CracksError(_nothing(inputs, skipped))
+    return Summary(written, skipped, out / CSV)
+
+
+def _scored(
+    source: Source, scorer: Scorer, every: int, skip: Callable[[Source, Exception], None]
+) -> Iterator[tuple[int | None, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "H W"]]]:
+    """(frame number, picture, score map) of a photograph or of a video's frames.
+
+    What is wrong with the file, or stops it from being scored, is skipped here; what happens to a picture afterwards
+    (a full disk, say) is not the file's fault and is never caught.
+    """
+    try:
+        for frame, image in frames(source.path, every) if source.is_video else [(None, read_image(source.path))]:
+            score = scorer(image)
+            if not np.isfinite(score).all():
+                raise CracksError("its score map is not finite; use another checkpoint")
+            yield frame, image, score
+    except UsageError:
+        raise
+    except ValueError as error:
+        skip(source, error)
+
+
+def _write(
+    out: Path,
+    name: str,
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "h w"],
+    score: Float[np.ndarray, "H W"] | None,
+) -> None:
+    """The files of one picture. Where no score map is wanted, an earlier one goes: it would belong to another mask."""
+    write_mask(out / "masks" / f"{name}.png", mask)
+    write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
+    score_path = out / "scores" / f"{name}.npy"
+    if score is None:
+        score_path.unlink(missing_ok=True)
+    else:
+        write_score(score_path, score)
+
+
+def _enlarged(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask at the photograph's (height, width): its own in native geometry."""
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
+
+
+def _nothing(inputs: Sequence[Path], skipped: list[tuple[str, str]]) -> str:
+    given = ", ".join(str(path) for path in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+    if skipped:
+        file, reason = skipped[0]
+        return f"{given}: nothing could be read; {len(skipped)} skipped, first {file}: {reason}"
+    return f"{given or 'no input'}: nothing to detect in; give images, folders of images, or videos"
+
+
+def _interval() -> float:
+    return 0.2 if sys.stderr.isatty() else 15
+
+
+# --------------------------------------------------------------------------------------- what to detect in
+
+
+class Names:
+    """Names for results, each given once; file systems that ignore case are thought of."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def claim(self, wanted: str) -> str:
+        """`wanted`, or with the first free number behind it; the end of what is too long for a file's name."""
+        wanted = _readable(wanted).encode()[-_NAME_BYTES:].decode(errors="ignore")
+        name, number = wanted, 2
+        while name.casefold() in self._taken:
+            name, number = f"{wanted}-{number}", number + 1
+        self._taken.add(name.casefold())
+        return name
+
+
+def find(inputs: Sequence[Path], out: Path, names: Names) -> tuple[list[Source], list[tuple[str, str]]]:
+    """Every file of the inputs once, and (input, reason) of those that lead to none."""
+    own = {(out / folder).resolve() for folder in FOLDERS}
+    sources: list[Source] = []
+    skipped: list[tuple[str, str]] = []
+    seen: set[Path] = set()
+    for given in inputs:
+        found = [(given, given.name)]
+        if given.is_dir():
+            found, problems = _images_below(given, own)
+            skipped += problems
+            if not found and not problems:
+                kinds = ", ".join(IMAGE_SUFFIXES)
+                skipped.append((str(given), f"no image below this folder ({kinds}); videos are given one by one"))
+        elif not given.exists():
+            skipped.append((str(given), "no such file or folder"))
+            continue
+        for path, relative in found:
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            name = names.claim(str(Path(relative).with_suffix("")).replace(os.sep, "__"))
+            is_video = path.suffix.lower() in VIDEO_SUFFIXES
+            sources.append(Source(path, _readable(Path(relative).as_posix()), name, is_video))
+    return sources, skipped
+
+
+def _images_below(folder: Path, own: set[Path]) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
+    """(path, path from the folder) of every image below a folder, sorted, and (folder, reason) of unreadable ones."""
+    problems: list[tuple[str, str]] = []
+
+    def failed(error: OSError) -> None:
+        problems.append((str(error.filename), f"cannot be listed ({error.strerror})"))
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=failed):
+        folders[:] = [name for name in folders if name[0] != "." and (Path(root) / name).resolve() not in own]
+        found += [Path(root) / name for name in files if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return [(path, str(path.relative_to(folder))) for path in sorted(found)], problems
+
+
+def _readable(text: str) -> str:
+    """Text that UTF-8 can hold: file systems allow names that it cannot."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+# --------------------------------------------------------------------------------------------- the table
+
+
+class Table:
+    """`measurements.csv`, on disk row by row: an interruption loses nothing, a full disk leaves only whole rows.
+
+    Rows of an earlier call stay, those of the same name are replaced. While the work goes on a replaced row stands
+    twice, the later one holding; leaving the table, or opening it again, brings it in order.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        self.path = path
+        before, self._rows = self._read(columns)
+        self.columns = [*columns, *(name for name in before if name not in columns)]
+        self._write_all()
+        self._doubled = False
+
+    def __enter__(self) -> "Table":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if self._doubled:
+            try:
+                self._write_all()
+            except CracksError:
+                if kind is None:  # otherwise what went wrong first is what must be said
+                    raise
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One row; on disk when this returns."""
+        row = {column: "" if row.get(column) is None else str(row[column]) for column in self.columns}
+        self._doubled |= row["name"] in self._rows
+        self._append(self._text([row]).encode())
+        self._rows[row["name"]] = row
+
+    def _append(self, data: bytes) -> None:
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    whole = file.write(data) == len(data)
+                except OSError:
+                    file.truncate(end)
+                    raise
+                if not whole:
+                    file.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise CracksError(
+                f"{self.path}: cannot be written ({error.strerror}); free some space and run the same command again"
+            ) from error
+
+    def _write_all(self) -> None:
+        header = self._text([dict(zip(self.columns, self.columns, strict=True))])
+        write_bytes(self.path, (header + self._text(self._rows.values())).encode())
+
+    def _text(self, rows: Any) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n", restval="").writerows(rows)
+        return text.getvalue()
+
+    def _read(self, columns: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+        """The columns and rows of an earlier call; refuses what `detect` did not write, so that nothing is lost."""
+        out = self.path.parent
+        if not self.path.exists():
+            for folder in FOLDERS:
+                if (out / folder).is_dir() and any((out / folder).iterdir()):
+                    raise UsageError(
+                        f"{out}: its {folder}/ is not from `cracks-jax detect` (there is no {CSV}), and files of the "
+                        "same name would be lost; name another folder with --out"
+                    )
+            return [], {}
+        try:
+            with open(self.path, encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file)
+                before = list(reader.fieldnames or ())
+                # A last row that was cut off while it was written has no value in its last columns.
+                rows = {row["name"]: row for row in reader if None not in row.values()} if "name" in before else {}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise CracksError(f"{self.path}: cannot be read ({error}); move it away or name another folder") from error
+        missing = [column for column in columns if column not in before and "_mm" not in column]
+        if missing:
+            raise UsageError(
+                f"{self.path}: has no column {missing[0]!r}, so it is not from `cracks-jax detect`; "
+                "move it away or name another folder with --out"
+            )
+        return before, rows
