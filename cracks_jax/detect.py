@@ -10,7 +10,7 @@ mask, overlay and measurements are in the photograph's pixels, only the score ma
 
 NAME is the file's stem; below a folder that was given, the path from there with "/" as "__"; a video's frames get
 their number behind it. Of two equal names the later one gets "-2". Every file is found below a folder, in sorted
-order, by its suffix and whatever its folder is called; hidden files, and what `detect` wrote itself, are left out.
+order, by its suffix and whatever its folder is called; hidden files, and what `detect` wrote there, are left out.
 
 Detecting into the same OUT again replaces the files and rows of the same name and keeps the others.
 """
@@ -94,7 +94,7 @@ def detect(
     check_every(every)
     measured = tuple(measure(np.zeros((1, 1), bool), mm_per_px))  # the table's columns; refuses a wrong mm_per_px
     names = Names()
-    sources, skipped = find(inputs, out, names)
+    sources, skipped = find(inputs, names)
     for file, reason in skipped:
         say(f"skipped {file}: {reason}")
     if not sources:
@@ -204,16 +204,15 @@ class Names:
         return name
 
 
-def find(inputs: Sequence[Path], out: Path, names: Names) -> tuple[list[Source], list[tuple[str, str]]]:
+def find(inputs: Sequence[Path], names: Names) -> tuple[list[Source], list[tuple[str, str]]]:
     """Every file of the inputs once, and (input, reason) of those that lead to none."""
-    own = {(out / folder).resolve() for folder in FOLDERS}
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []
     seen: set[Path] = set()
     for given in inputs:
         found = [(given, given.name)]
         if given.is_dir():
-            found, problems = _images_below(given, own)
+            found, problems = _images_below(given)
             skipped += problems
             if not found and not problems:
                 kinds = ", ".join(IMAGE_SUFFIXES)
@@ -231,7 +230,7 @@ def find(inputs: Sequence[Path], out: Path, names: Names) -> tuple[list[Source],
     return sources, skipped
 
 
-def _images_below(folder: Path, own: set[Path]) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
+def _images_below(folder: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
     """(path, path from the folder) of every image below a folder, sorted, and (folder, reason) of unreadable ones."""
     problems: list[tuple[str, str]] = []
 
@@ -240,7 +239,8 @@ def _images_below(folder: Path, own: set[Path]) -> tuple[list[tuple[Path, str]],
 
     found = []
     for root, folders, files in os.walk(folder, onerror=failed):
-        folders[:] = [name for name in folders if name[0] != "." and (Path(root) / name).resolve() not in own]
+        results = FOLDERS if CSV in files else ()  # of this call or of another: pictures of ours, not photographs
+        folders[:] = [name for name in folders if name[0] != "." and name not in results]
         found += [Path(root) / name for name in files if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
     return [(path, str(path.relative_to(folder))) for path in sorted(found)], problems
 
