@@ -1,0 +1,101 @@
+"""Several devices do what one does: equal to 1e-9 in float64, by jit over a mesh and by pmap."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cracks_jax.errors import UsageError
+from cracks_jax.runtime.parallel import Parallel, check_batch, devices
+from cracks_jax.train import _with_augmentation
+from tests import tiny
+from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401
+
+STEPS = 3
+
+
+def _experiment(kind, colour):
+    return tiny.experiment(Path("unused"), kind, colour=colour)
+
+
+def _run(kind, strategy, count, dtype, colour=0.0):
+    """The states' leaves after STEPS steps of training's own step on 8-bit batches."""
+    experiment = _experiment(kind, colour)
+    parallel = Parallel(strategy, devices(count))
+    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
+    step = parallel.compile(_with_augmentation(method, experiment))
+    state = parallel.put_state(tiny.state_of(experiment.method, dtype=dtype))
+    rng, losses = np.random.default_rng(1), []
+    for number in range(STEPS):
+        batch = tiny.bytes_batch(rng)
+        batch.pop("corrupted" if kind == "segmentation" else "mask")
+        state, metrics = step(state, parallel.put_batch(batch), tiny.hyper(), jax.random.key(number))
+        losses.append(float(metrics["loss"]))
+    return {**tiny.leaves(parallel.get_state(state)), "losses": np.asarray(losses)}
+
+
+def _on_one_device(kind, dtype, colour=0.0):
+    experiment = _experiment(kind, colour)
+    step = jax.jit(_with_augmentation(experiment.method, experiment))
+    state, rng, losses = tiny.state_of(experiment.method, dtype=dtype), np.random.default_rng(1), []
+    for number in range(STEPS):
+        batch = tiny.bytes_batch(rng)
+        batch.pop("corrupted" if kind == "segmentation" else "mask")
+        state, metrics = step(state, batch, tiny.hyper(), jax.random.key(number))
+        losses.append(float(metrics["loss"]))
+    return {**tiny.leaves(state), "losses": np.asarray(losses)}
+
+
+@pytest.fixture(scope="module")
+def references():
+    return {}
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("jit", 1), ("jit", 2), ("jit", 4), ("pmap", 2), ("pmap", 4)])
+@pytest.mark.parametrize("kind", ["restoration", "segmentation"])
+def test_every_array_and_loss_equals_one_devices(
+    kind, strategy, count, references, quick_compile, short_trunk, without_dropout  # noqa: F811
+):
+    """After three steps: parameters, moments, batch-norm averages. Dropout is off: pmap's devices draw their own."""
+    with jax.enable_x64(True):
+        if kind not in references:
+            references[kind] = _on_one_device(kind, np.float64)
+        found = _run(kind, strategy, count, np.float64)
+    reference = references[kind]
+    assert found.keys() == reference.keys()
+    for path, array in reference.items():
+        assert found[path].dtype == array.dtype, path
+        np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=1e-9, err_msg=path)
+
+
+def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
+    """Colour is drawn for the whole batch, wherever its images lie."""
+    with jax.enable_x64(True):
+        found = [_run("segmentation", "jit", count, np.float64, colour=0.3) for count in (1, 4)]
+    for path, array in found[0].items():
+        np.testing.assert_allclose(found[1][path], array, rtol=1e-9, atol=1e-9, err_msg=path)
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("jit", 4), ("pmap", 4)])
+def test_a_batch_is_split_and_a_state_is_copied(strategy, count, rng):
+    parallel = Parallel(strategy, devices(count))
+    batch = parallel.put_batch({"image": rng.integers(0, 255, (8, 4, 4, 3), np.uint8)})
+    state = parallel.put_state({"w": np.arange(3.0, dtype=np.float32)})
+    if strategy == "jit":
+        assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(2, 4, 4, 3)}
+        assert len(state["w"].addressable_shards) == 4 and state["w"].is_fully_replicated
+    else:
+        assert batch["image"].shape == (4, 2, 4, 4, 3) and state["w"].shape == (4, 3)
+    np.testing.assert_array_equal(parallel.get_state(state)["w"], [0, 1, 2])
+
+
+def test_what_does_not_fit_the_devices_is_refused():
+    with pytest.raises(UsageError, match="training.batch_size 6 cannot be split over 4 devices; use 8 or fewer"):
+        check_batch(6, 4)
+    check_batch(8, 4)
+    with pytest.raises(UsageError, match=f"machine.devices is 99; this machine has {len(jax.local_devices())}"):
+        devices(99)
+    with pytest.raises(UsageError, match="machine.strategy is 'magic'; expected jit or pmap"):
+        Parallel("magic", devices(1))

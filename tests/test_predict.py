@@ -1,0 +1,127 @@
+"""From an image to its score map: geometry, windows and tiles, with stand-ins for a network that can be read off."""
+
+from dataclasses import dataclass, field
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cracks_jax.methods.detection import Detection
+from cracks_jax.methods.floor import BackgroundDifference
+from cracks_jax.predict import Scorer, in_geometry, mask_in_geometry, smooth
+
+
+@dataclass(frozen=True)
+class RedOfPixel:
+    """Score = red channel, whatever is around; `seen` lists the sizes of the windows it was compiled for."""
+
+    side_multiple: int = 32
+    seen: list = field(default_factory=list, compare=False)
+
+    def score(self, state, images, key, how):
+        self.seen.append(images.shape[1:3])
+        return images[..., 0]
+
+
+@dataclass(frozen=True)
+class MeanOfWindow:
+    """Every pixel gets the mean of its window, as if batch statistics were all there is."""
+
+    side_multiple: int = 16
+
+    def score(self, state, images, key, how):
+        return jnp.broadcast_to(images.mean((1, 2, 3), keepdims=True)[..., 0], images.shape[:3])
+
+
+def _image(rng, h, w):
+    return rng.integers(0, 256, (h, w, 3), np.uint8)
+
+
+def _red(image):
+    return image[..., 0].astype(np.float32) / 255
+
+
+def test_native_pads_to_the_networks_multiple_and_crops_back(rng):
+    image, method = _image(rng, 50, 70), RedOfPixel()
+    score = Scorer(method, {}, Detection())(image)
+    assert method.seen == [(64, 96)] and score.dtype == np.float32
+    np.testing.assert_allclose(score, _red(image), atol=1e-6)
+
+
+def test_native_pads_by_reflection_shared_between_the_sides(rng):
+    image = _image(rng, 14, 30)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    score = Scorer(MeanOfWindow(), {}, Detection())(image)
+    np.testing.assert_allclose(score, np.full((14, 30), padded.mean() / 255), rtol=1e-5)
+
+
+def test_an_image_that_fits_is_fed_as_it_is(rng):
+    image, method = _image(rng, 64, 96), RedOfPixel()
+    Scorer(method, {}, Detection())(image)
+    assert method.seen == [(64, 96)]
+
+
+def test_resize256_is_opencvs_bilinear_for_images_and_nearest_for_masks(rng):
+    image, how = _image(rng, 90, 300), Detection(geometry="resize256")
+    score = Scorer(RedOfPixel(), {}, how)(image)
+    squeezed = cv2.resize(image, (256, 256), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(score, _red(squeezed), atol=1e-6)
+    np.testing.assert_array_equal(in_geometry(image, how), squeezed)
+    mask = rng.uniform(0, 1, (90, 300)) > 0.5
+    nearest = cv2.resize(mask.astype(np.uint8) * 255, (256, 256), interpolation=cv2.INTER_NEAREST) > 127
+    np.testing.assert_array_equal(mask_in_geometry(mask, how), nearest)
+    native = Detection()
+    assert in_geometry(image, native) is image and mask_in_geometry(mask, native) is mask
+
+
+def test_tiles_of_a_large_image_are_windows_of_the_networks_multiple(rng):
+    """Tile 100 becomes 96; every tile is compiled once, seams are blended, and each pixel keeps its score."""
+    image, method = _image(rng, 200, 333), RedOfPixel()
+    score = Scorer(method, {}, Detection(tile=100, overlap=20, window_pixels=10_000))(image)
+    assert method.seen == [(96, 96)]
+    np.testing.assert_allclose(score, _red(image), atol=1e-6)
+
+
+def test_a_window_is_whole_up_to_the_limit_and_tiled_above_it(rng):
+    """Seen by a score that depends on the window: one value below the limit, several above."""
+    image = _image(rng, 128, 128)
+    image[:, 64:] //= 8
+    whole = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=128 * 128))(image)
+    tiled = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=128 * 128 - 1))(image)
+    assert np.ptp(whole) == 0
+    np.testing.assert_allclose(tiled[:64, :64], image[:64, :64].mean() / 255, rtol=1e-5)
+    np.testing.assert_allclose(tiled[64:, 64:], image[64:, 64:].mean() / 255, rtol=1e-5)
+
+
+def test_the_overlap_never_exceeds_half_a_tile(rng):
+    image = _image(rng, 200, 200)
+    score = Scorer(RedOfPixel(), {}, Detection(tile=64, overlap=60, window_pixels=100))(image)
+    np.testing.assert_allclose(score, _red(image), atol=1e-6)
+
+
+def test_a_score_does_not_depend_on_what_was_scored_before(rng):
+    first, second = _image(rng, 40, 50), _image(rng, 90, 33)
+    scorer = Scorer(MeanOfWindow(), {}, Detection(filter="gaussian"))
+    alone = Scorer(MeanOfWindow(), {}, Detection(filter="gaussian"))(second)
+    scorer(first)
+    np.testing.assert_array_equal(scorer(second), alone)
+
+
+def test_the_floor_is_never_cut_into_tiles(rng):
+    """Its background is a blur over the image: a tile would change what the background is."""
+    image, method = _image(rng, 96, 128), BackgroundDifference(background=10.0)
+    tiled = Scorer(method, {}, Detection(tile=64, overlap=0, window_pixels=64))(image)
+    expected = method.score({}, image[None].astype(np.float32) / 255, None, Detection())[0]
+    np.testing.assert_array_equal(tiled, expected)
+
+
+@pytest.mark.parametrize("kind", ["none", "gaussian", "bilateral"])
+def test_filters_keep_scores_in_range(rng, kind):
+    score = (rng.uniform(0, 1, (40, 40)) > 0.5).astype(np.float32)
+    out = smooth(score, Detection(filter=kind, filter_sigma=1.5))
+    assert out.dtype == np.float32 and out.min() >= 0 and out.max() <= 1
+    if kind == "none":
+        assert out is score
+    if kind == "gaussian":
+        np.testing.assert_allclose(out, cv2.GaussianBlur(score, (13, 13), 1.5), atol=1e-6)
