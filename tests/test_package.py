@@ -27,6 +27,7 @@ RANKS = {
     "cli": 10,
     "quickstart": 9,
     "study": 9,
+    "figures": 8,
     "train": 8,
     "evaluate": 8,
     "detect": 8,
@@ -44,6 +45,7 @@ RANKS = {
     "layers": 1,
     "ops": 0,
     "settings": 0,
+    "figures": 0,
 }
 PURE = {"networks", "losses", "layers", "ops"}
 # Used from anywhere above; themselves they use their own room, `ops`, randomness and the two kinds of error.
