@@ -27,6 +27,9 @@ from cracks_jax.runtime.randomness import SEED_LIMIT
 from cracks_jax.settings import build, replace_all
 
 FORMS = ("paper", "cpu", "smoke")
+# UPCRACKNET 6b; patience counts validations, one per epoch.
+_EPOCHS = {"default": 200, "paper": 200, "authors": 300}
+_PATIENCE = 20
 
 
 @dataclass(frozen=True)
@@ -272,16 +275,22 @@ def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Ex
         pairs.append((path.strip(), value.strip()))
     presets = [(path, value) for path, value in pairs if path == "training.preset"]
     for path, value in presets:
-        experiment = with_training_preset(replace_all(experiment, [(path, value)]), value)
+        replace_all(experiment, [(path, value)])  # says what a preset may be
+        experiment = with_training_preset(experiment, value)
     return replace_all(experiment, [pair for pair in pairs if pair not in presets])
 
 
 def with_training_preset(experiment: Experiment, name: str) -> Experiment:
-    """The experiment with every training choice of a preset (UPCRACKNET 6b); lengths in steps stay the file's own."""
+    """The experiment with every training choice of a preset (UPCRACKNET 6b).
+
+    Lengths are in steps, so a preset's epochs enter as their ratio: `authors` trains 300 for the others' 200.
+    """
     if not isinstance(experiment.method, Restoration):
         raise UsageError(f"training.preset={name}: presets belong to UP-CrackNet; this trains CrackSeg")
-    authors = name == "authors"
-    weights = {**LOSS_WEIGHTS, **experiment.training.loss_weights, "discriminator": 0.5 if authors else 1.0}
+    authors, before = name == "authors", experiment.training
+    steps = round(before.steps * _EPOCHS[name] / _EPOCHS[before.preset])
+    patience = _PATIENCE if before.preset == "authors" else before.patience
+    weights = {**LOSS_WEIGHTS, **before.loss_weights, "discriminator": 0.5 if authors else 1.0}
     return dataclasses.replace(
         experiment,
         method=dataclasses.replace(experiment.method, losses=LOSSES[name], unbiased_running_var=authors),
@@ -289,9 +298,10 @@ def with_training_preset(experiment: Experiment, name: str) -> Experiment:
             experiment.data, pipeline=dataclasses.replace(experiment.data.pipeline, corrupt_before=authors)
         ),
         training=dataclasses.replace(
-            experiment.training,
+            before,
             preset=typing.cast(Any, name),
-            patience=None if authors else experiment.training.patience,
+            steps=steps,
+            patience=None if authors else patience,
             loss_weights=weights,
         ),
     )
