@@ -4,6 +4,7 @@ A score map is float32 (h, w) in [0, 1], higher = more crack-like, in the geomet
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -15,6 +16,8 @@ from jaxtyping import Bool, Float, UInt8
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference, Darkness
 from cracks_jax.methods.registry import Method
+from cracks_jax.methods.restoration import Restoration
+from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.postprocess import filters
 from cracks_jax.postprocess.tiles import pad_reflect, score_tiled
 from cracks_jax.runtime.randomness import device_key
@@ -60,14 +63,23 @@ def window_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> 
         floor = method
         return lambda image: floor.score(state, image[None].astype(np.float32) / 255, None, how)[0]
 
-    network = method
+    # What happens to the map afterwards does not change the network's program: one compilation serves all of it.
+    asked = Detection(
+        batch_norm=how.batch_norm, dropout=how.dropout, error=how.error, stretch_input=how.stretch_input
+    )
+    score = _compiled(method, asked, seed)
+    return lambda image: np.asarray(score(state, np.ascontiguousarray(image)), np.float32)
+
+
+@lru_cache(maxsize=8)
+def _compiled(network: Segmentation | Restoration, how: Detection, seed: int) -> Callable[..., jax.Array]:
     key = device_key(seed, "score", 0)
 
     @jax.jit
     def score(state: Any, image: jax.Array) -> jax.Array:
         return network.score(state, image[None].astype(jnp.float32) / 255, key, how)[0]
 
-    return lambda image: np.asarray(score(state, np.ascontiguousarray(image)), np.float32)
+    return score
 
 
 def in_geometry(image: UInt8[np.ndarray, "h w 3"], how: Detection) -> UInt8[np.ndarray, "h w 3"]:

@@ -4,6 +4,7 @@ Files are named by the experiment and found under $CRACKS_WEIGHTS, or by a path;
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,13 @@ def adopt(experiment: Experiment, state: Any, say: Callable[[str], None]) -> tup
         names += [f"style/{name}" for name in loaded.names]
         say(f"style loss: {method.style_extractor} from {training.style_weights}")
     return state, names
+
+
+def weights_digests(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of every pretrained file that the experiment reads, by the file's name."""
+    names = [experiment.training.pretrained, experiment.training.style_weights]
+    files = [path for name in names if name is not None and (path := find_weights(name)) is not None]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _trunk(name: str, method: Segmentation) -> Loaded:

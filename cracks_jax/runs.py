@@ -8,7 +8,9 @@
 """
 
 import importlib.metadata
+import os
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import Any
 from cracks_jax import __version__
 from cracks_jax.data.datasets import Dataset, open_dataset
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.experiment import Experiment, from_json
+from cracks_jax.experiment import Experiment, from_json, to_json
+from cracks_jax.methods.restoration import Restoration
+from cracks_jax.pretrained import weights_digests
 from cracks_jax.runtime.checkpoints import Checkpoints
-from cracks_jax.runtime.records import Records, read_json
+from cracks_jax.runtime.records import Records, read_json, write_json
 
 EXPERIMENT = "experiment.json"
 RECORDS = "records.jsonl"
@@ -123,6 +127,83 @@ def open_run(folder: Path) -> Run:
     return Run(folder, from_json(description, str(folder / EXPERIMENT)), description)
 
 
+def check_same_run(folder: Path, experiment: Experiment) -> None:
+    """A run directory belongs to one experiment; nothing in it is touched by another."""
+    if (folder / EXPERIMENT).exists():
+        found = read_json(folder / EXPERIMENT).get("run_id")
+        if found != experiment.run_id:
+            raise CracksError(
+                f"{folder}: holds another experiment (run_id {found}, this one is {experiment.run_id}); "
+                "give another --run, or leave it out"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CracksError(f"{folder}: exists and is no run directory; give another --run")
+
+
+def describe_run(
+    folder: Path,
+    experiment: Experiment,
+    train: Dataset,
+    validation: Dataset,
+    prepared: Path | None,
+    digest: str,
+    loaded: list[str],
+    start: int,
+) -> None:
+    """Writes experiment.json, this attempt added; lists the validation stems and keeps undamaged windows.
+
+    `prepared` is the folder of a recipe's windows, `digest` the data's, `loaded` the pretrained arrays' names.
+    """
+    path = folder / EXPERIMENT
+    attempts = read_json(path).get("attempts", []) if path.exists() else []
+    around, described_settings = surroundings(), to_json(experiment)
+    described = {
+        "run_id": experiment.run_id,
+        "name": experiment.name,
+        "form": experiment.form,
+        "member": experiment.member,
+        **described_settings,
+        **around,
+        "data": {
+            "digest": digest,
+            "train": len(train),
+            "validation": list(validation.stems),
+        },
+        "weights": weights_digests(experiment),
+        "loaded": loaded,
+        "attempts": [*attempts, {"from_step": start, **around, "machine": described_settings["machine"]}],
+    }
+    if prepared is not None:
+        sources = {item["stem"]: item["source"] for item in read_manifest(prepared)["items"]}
+        described["data"]["validation_photographs"] = sorted({sources[stem] for stem in validation.stems})
+    if isinstance(experiment.method, Restoration):
+        _keep_windows(folder / UNDAMAGED, validation, prepared)
+    write_json(path, described)
+
+
+def note_attempt(folder: Path, **values: Any) -> None:
+    """What is known of this attempt at its end, added to its entry."""
+    described = read_json(folder / EXPERIMENT)
+    described["attempts"][-1] |= values
+    write_json(folder / EXPERIMENT, described)
+
+
+def _keep_windows(folder: Path, validation: Dataset, prepared: Path | None) -> None:
+    """The undamaged validation windows and their manifest, so that a run can be calibrated wherever it is."""
+    if folder.exists():
+        return
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "images").mkdir(parents=True)
+    for record in validation:
+        shutil.copyfile(record.image, aside / "images" / record.image.name)
+    if prepared is not None:
+        kept = set(validation.stems)
+        items = [item for item in read_manifest(prepared)["items"] if item["stem"] in kept]
+        write_json(aside / MANIFEST, {"items": items})
+    aside.rename(folder)
+
+
 def surroundings() -> dict[str, Any]:
     """What a result depends on besides its settings: software, device and revision. No host name, no path."""
     import jax
@@ -146,8 +227,6 @@ def _version(package: str) -> str | None:
 def _device_kind(device: Any) -> str:
     if device.platform != "cpu":
         return device.device_kind
-    import os
-
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 

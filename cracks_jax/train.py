@@ -6,7 +6,6 @@ directory, training resumes from its newest checkpoint and ends with the same bi
 
 import dataclasses
 import math
-import shutil
 import signal
 import sys
 import time
@@ -23,24 +22,21 @@ from tqdm import tqdm
 
 from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.datasets import Dataset, open_dataset, split_validation
-from cracks_jax.data.images import read_image, read_mask
-from cracks_jax.data.manifest import MANIFEST, read_manifest
+from cracks_jax.data.manifest import MANIFEST
 from cracks_jax.data.pipeline import batches
 from cracks_jax.data.prepare import prepare
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.experiment import Data, Experiment, to_json
+from cracks_jax.experiment import Data, Experiment
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.restoration import Restoration
-from cracks_jax.metrics.counts import Counts
-from cracks_jax.ops.corruption import multiscale_squares
-from cracks_jax.predict import Scorer
 from cracks_jax.pretrained import adopt, resolve_weights
-from cracks_jax.runs import CHECKPOINTS, EXPERIMENT, METRICS, RECORDS, UNDAMAGED, surroundings
+from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, check_same_run, describe_run, note_attempt
 from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.runtime.randomness import device_key
-from cracks_jax.runtime.records import Records, read_json, write_json
+from cracks_jax.runtime.records import Records, write_json
+from cracks_jax.validation import Validator, validator
 
 STOPPED = 75
 
@@ -72,7 +68,7 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
     experiment = resolve_weights(experiment, say)
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
     folder = folder or Path("runs") / f"{experiment.label}-{experiment.run_id}"
-    _check_same_run(folder, experiment)
+    check_same_run(folder, experiment)
     data = open_training_data(experiment)
     parallel = Parallel(experiment.machine.strategy, devices(experiment.machine.devices))
     check_batch(experiment.training.batch_size, len(parallel.devices))
@@ -85,13 +81,13 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
         state = checkpoints.restore(start, state)
         say(f"resuming {folder} from step {start}")
     records.rewind(start)
-    _describe(folder, experiment, data, loaded, start)
+    describe_run(folder, experiment, data.train, data.validation, data.folder, data.digest, loaded, start)
 
     training = experiment.training
     steps_per_epoch = len(data.train) / training.batch_size
     schedule = _schedule(experiment, steps_per_epoch)
     step_fn = parallel.compile(_with_augmentation(method, experiment))
-    validate = _validator(experiment, data)
+    validate = validator(experiment, data.validation)
     state = parallel.put_state(state)
     saved = start
 
@@ -124,13 +120,13 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
                 enough = validating and _out_of_patience(records, experiment)
                 if stopping and step < training.steps and not enough:
                     checkpoints.wait()
-                    _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
+                    note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
                     raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
         if saved != step:
             _save(checkpoints, step, parallel.get_state(state), records, experiment)
     checkpoints.prune(_best_step(records, experiment))
     checkpoints.close()
-    _note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
+    note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
     return _finish(folder, experiment, records, parallel.get_state(state), step)
 
 
@@ -276,57 +272,6 @@ def _schedule(experiment: Experiment, steps_per_epoch: float) -> Callable[[int],
 
 # ------------------------------------------------------------------------------------------- validation
 
-Validator = Callable[[Any], dict[str, float | None]]
-
-
-def _validator(experiment: Experiment, data: TrainingData) -> Validator:
-    if isinstance(experiment.method, Restoration):
-        return _restoration_validator(experiment, experiment.method, data.validation)
-    return _segmentation_validator(experiment, data.validation)
-
-
-def _restoration_validator(experiment: Experiment, method: Restoration, validation: Dataset) -> Validator:
-    """Masked restoration of undamaged windows, over the six square masks (DESIGN: splits)."""
-    from cracks_jax.data.pipeline import windows
-
-    side = experiment.data.pipeline.crop
-    images = windows(validation, side)
-    masks = multiscale_squares(side)
-    how = experiment.detection
-    key = device_key(experiment.seed, "validation", 0)
-
-    @jax.jit
-    def terms(state: Any, chunk: jax.Array, keep: jax.Array) -> dict[str, jax.Array]:
-        return method.validation_terms(state, chunk.astype(jnp.float32) / 255, keep, key, how)
-
-    def validate(state: Any) -> dict[str, float | None]:
-        needed = {k: state[k] for k in ("generator",)}
-        sums: dict[str, float] = {"mae": 0.0, "ssim": 0.0, "msgms": 0.0}
-        for first in range(0, len(images), 32):
-            chunk = images[first : first + 32]
-            for keep in masks:
-                for name, value in terms(needed, chunk, keep).items():
-                    sums[name] += float(value) * len(chunk) / (len(images) * len(masks))
-        return {"restoration_loss": sum(sums.values()), **sums}
-
-    return validate
-
-
-def _segmentation_validator(experiment: Experiment, validation: Dataset) -> Validator:
-    """Crack IoU at argmax on whole validation images, pooled."""
-    pairs = [(read_image(r.image), read_mask(r.mask)) for r in validation if r.mask is not None]
-    method, how = experiment.method, dataclasses.replace(experiment.detection, rule="0.5")
-
-    def validate(state: Any) -> dict[str, float | None]:
-        scorer = Scorer(method, state, how, seed=experiment.seed)
-        counts = Counts()
-        for image, mask in pairs:
-            counts += Counts.of(scorer(image) > 0.5, mask)
-        return {name: counts.metrics()[name] for name in ("precision", "recall", "f1", "iou")}
-
-    return validate
-
-
 def _validate(
     validate: Validator, records: Records, bar: tqdm, state: Any, step: int, experiment: Experiment
 ) -> bool:
@@ -361,76 +306,12 @@ def _out_of_patience(records: Records, experiment: Experiment) -> bool:
 # ---------------------------------------------------------------------------------------------- on disk
 
 
-def _check_same_run(folder: Path, experiment: Experiment) -> None:
-    """A run directory belongs to one experiment; nothing in it is touched by another."""
-    if (folder / EXPERIMENT).exists():
-        found = read_json(folder / EXPERIMENT).get("run_id")
-        if found != experiment.run_id:
-            raise CracksError(
-                f"{folder}: holds another experiment (run_id {found}, this one is {experiment.run_id}); "
-                "give another --run, or leave it out"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CracksError(f"{folder}: exists and is no run directory; give another --run")
-
-
 def _open_checkpoints(folder: Path) -> Checkpoints:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return Checkpoints(folder / CHECKPOINTS)
     except OSError as error:
         raise CracksError(f"{folder}: cannot be written ({error.strerror}); give another --run") from error
-
-
-def _describe(folder: Path, experiment: Experiment, data: TrainingData, loaded: list[str], start: int) -> None:
-    """experiment.json, with this attempt added; the validation stems are listed, and its windows kept."""
-    path = folder / EXPERIMENT
-    attempts = read_json(path).get("attempts", []) if path.exists() else []
-    around, described_settings = surroundings(), to_json(experiment)
-    described = {
-        "run_id": experiment.run_id,
-        "name": experiment.name,
-        "form": experiment.form,
-        "member": experiment.member,
-        **described_settings,
-        **around,
-        "data": {
-            "digest": data.digest,
-            "train": len(data.train),
-            "validation": list(data.validation.stems),
-        },
-        "loaded": loaded,
-        "attempts": [*attempts, {"from_step": start, **around, "machine": described_settings["machine"]}],
-    }
-    if data.folder is not None:
-        sources = {item["stem"]: item["source"] for item in read_manifest(data.folder)["items"]}
-        described["data"]["validation_photographs"] = sorted({sources[stem] for stem in data.validation.stems})
-    if isinstance(experiment.method, Restoration):
-        _keep_windows(folder / UNDAMAGED, data)
-    write_json(path, described)
-
-
-def _note_attempt(folder: Path, **values: Any) -> None:
-    """What is known of this attempt at its end, added to its entry."""
-    described = read_json(folder / EXPERIMENT)
-    described["attempts"][-1] |= values
-    write_json(folder / EXPERIMENT, described)
-
-
-def _keep_windows(folder: Path, data: TrainingData) -> None:
-    """The undamaged validation windows and their manifest, so that a run can be calibrated wherever it is."""
-    if folder.exists():
-        return
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "images").mkdir(parents=True)
-    for record in data.validation:
-        shutil.copyfile(record.image, aside / "images" / record.image.name)
-    if data.folder is not None:
-        kept = set(data.validation.stems)
-        items = [item for item in read_manifest(data.folder)["items"] if item["stem"] in kept]
-        write_json(aside / MANIFEST, {"items": items})
-    aside.rename(folder)
 
 
 def _save(checkpoints: Checkpoints, step: int, state: Any, records: Records, experiment: Experiment) -> None:
