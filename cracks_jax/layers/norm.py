@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cracks_jax.ops.precision import at_least_float32
+
 NormMode = Literal["batch", "running", "window"]
 
 
@@ -73,7 +75,7 @@ class BatchNorm(nn.Module):
 
 def _moments(x: Array, axes: tuple[int, ...], axis_name: str | None, *, keepdims: bool) -> tuple[Array, Array]:
     """Mean and biased variance over `axes`, and over the mapped axis where one is named."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = at_least_float32(x)
     mean = jnp.mean(x, axes, keepdims=True)
     if axis_name is not None:
         mean = jax.lax.pmean(mean, axis_name)

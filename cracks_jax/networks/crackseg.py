@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from cracks_jax.layers.blocks import ConvNormAct
 from cracks_jax.layers.norm import BatchNorm, NormMode
 from cracks_jax.networks.backbones.resnet import ResNet
+from cracks_jax.ops.precision import at_least_float32
 from cracks_jax.ops.resize import resize_bilinear
 
 LEAST_SIDE = 32
@@ -209,7 +210,7 @@ class CrackSeg(nn.Module):
             features["upsampling"] = y
         logits = nn.Conv(self.classes, (1, 1), dtype=self.dtype, name="classifier")(y)
         # Half precision ends here: enlarging and the softmax are cheap, and thresholds need the digits.
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = at_least_float32(logits)
         return resize_bilinear(logits, size), features
 
     def _high_level(self, features: dict[str, Array], mode: NormMode) -> Array:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from cracks_jax.layers.conv_transpose import ConvTranspose, uniform_fan_in
 from cracks_jax.layers.norm import BatchNorm, NormMode
+from cracks_jax.ops.precision import at_least_float32
 
 SLOPE = 0.2
 DROPOUT_RATE = 0.5
@@ -174,7 +175,7 @@ class Generator(nn.Module):
 
         x = DecoderBlock(self.out, normalise=False, name=f"dec{self.depth}", **blocks)(x, mode, False)
         features[f"dec{self.depth}"] = x
-        return jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32))), features
+        return jnp.tanh(at_least_float32(x)), features
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if self.base < 1 or self.depth < 2 or self.out < 1:
@@ -240,4 +241,4 @@ class Discriminator(nn.Module):
                 width, stride, activate=i > 0, normalise=inner, norm=self.norm, dtype=self.dtype, name=name
             )(x, mode)
             features[name] = x
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32)), features
+        return at_least_float32(x), features
