@@ -38,7 +38,7 @@ def undamaged_windows(folder: Path, dataset: Dataset) -> list[UndamagedWindow]:
     """The windows of a prepared folder; photographs' sizes from its manifest where it has one."""
     photos = {}
     if (folder / MANIFEST).is_file():
-        photos = {item["stem"]: tuple(item["photo"]) for item in read_manifest(folder)["items"]}
+        photos = {item["stem"]: tuple(item["photo"]) for item in read_manifest(folder).get("items", ())}
     return [
         UndamagedWindow(read_image(record.image), photos.get(record.stem, UNRECORDED_PHOTO))
         for record in dataset.records
