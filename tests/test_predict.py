@@ -12,12 +12,12 @@ from cracks_jax.methods.floor import BackgroundDifference
 from cracks_jax.predict import Scorer, in_geometry, mask_in_geometry, smooth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RedOfPixel:
     """Score = red channel, whatever is around; `seen` lists the sizes of the windows it was compiled for."""
 
     side_multiple: int = 32
-    seen: list = field(default_factory=list, compare=False)
+    seen: list = field(default_factory=list)
 
     def score(self, state, images, key, how):
         self.seen.append(images.shape[1:3])
@@ -43,28 +43,25 @@ def _red(image):
 
 
 def test_native_pads_to_the_networks_multiple_and_crops_back(rng):
+    """At least 16 px on every side: 82 x 102 at least, so 96 x 128."""
     image, method = _image(rng, 50, 70), RedOfPixel()
     score = Scorer(method, {}, Detection())(image)
-    assert method.seen == [(64, 96)] and score.dtype == np.float32
+    assert method.seen == [(96, 128)] and score.dtype == np.float32
     np.testing.assert_allclose(score, _red(image), atol=1e-6)
 
 
 def test_native_pads_by_reflection_shared_between_the_sides(rng):
     image = _image(rng, 14, 30)
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((17, 17), (17, 17), (0, 0)), mode="reflect")
     score = Scorer(MeanOfWindow(), {}, Detection())(image)
     np.testing.assert_allclose(score, np.full((14, 30), padded.mean() / 255), rtol=1e-5)
 
 
-def test_an_image_that_fits_is_fed_as_it_is(rng):
-    image, method = _image(rng, 64, 96), RedOfPixel()
-    Scorer(method, {}, Detection())(image)
-    assert method.seen == [(64, 96)]
-
-
 def test_resize256_is_opencvs_bilinear_for_images_and_nearest_for_masks(rng):
     image, how = _image(rng, 90, 300), Detection(geometry="resize256")
-    score = Scorer(RedOfPixel(), {}, how)(image)
+    method = RedOfPixel()
+    score = Scorer(method, {}, how)(image)
+    assert method.seen == [(256, 256)]  # as the papers' networks saw it: no margin
     squeezed = cv2.resize(image, (256, 256), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(score, _red(squeezed), atol=1e-6)
     np.testing.assert_array_equal(in_geometry(image, how), squeezed)
@@ -84,11 +81,11 @@ def test_tiles_of_a_large_image_are_windows_of_the_networks_multiple(rng):
 
 
 def test_a_window_is_whole_up_to_the_limit_and_tiled_above_it(rng):
-    """Seen by a score that depends on the window: one value below the limit, several above."""
+    """Seen by a score that depends on the window: one value below the limit, several above. The margin counts."""
     image = _image(rng, 128, 128)
     image[:, 64:] //= 8
-    whole = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=128 * 128))(image)
-    tiled = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=128 * 128 - 1))(image)
+    whole = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=160 * 160))(image)
+    tiled = Scorer(MeanOfWindow(), {}, Detection(tile=64, overlap=0, window_pixels=160 * 160 - 1))(image)
     assert np.ptp(whole) == 0
     np.testing.assert_allclose(tiled[:64, :64], image[:64, :64].mean() / 255, rtol=1e-5)
     np.testing.assert_allclose(tiled[64:, 64:], image[64:, 64:].mean() / 255, rtol=1e-5)
@@ -106,6 +103,14 @@ def test_a_score_does_not_depend_on_what_was_scored_before(rng):
     alone = Scorer(MeanOfWindow(), {}, Detection(filter="gaussian"))(second)
     scorer(first)
     np.testing.assert_array_equal(scorer(second), alone)
+
+
+def test_a_second_state_of_one_method_compiles_nothing(rng):
+    """Validation after validation, a training scores the same sizes with another state."""
+    image, method = _image(rng, 64, 64), RedOfPixel()
+    for state in range(3):
+        Scorer(method, {"weight": np.float32(state)}, Detection())(image)
+    assert method.seen == [(96, 96)]
 
 
 def test_the_floor_is_never_cut_into_tiles(rng):

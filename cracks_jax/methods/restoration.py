@@ -186,7 +186,7 @@ class Restoration:
             "adversarial": adversarial.generator_loss(logits, how.adversarial),
         }
         if style is not None:
-            # One pass over both halves; the target's features carry no gradient.
+            # The target's features carry no gradient.
             target = self._style_features(style, jax.lax.stop_gradient(real))
             terms["style"] = restoration.style_loss(self._style_features(style, restored), target)
         pixels = sum(hyper[name] * terms[name] for name in ("mae", "ssim", "msgms", "style") if name in terms)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit; what is damaged, foreign or too large is said, and harms nothing."""
+"""Checkpoints come back bit for bit; what is damaged, foreign or too large is said, and harms nothing."""
 
 import hashlib
 import shutil
