@@ -27,7 +27,7 @@ def score_run(run: Path, data: list[str], out: Path, say: Callable[[str], None])
     """The run under its default rules in both geometries, and UP-CrackNet under the paper's and authors' presets."""
     opened = open_run(run)
     unsupervised = isinstance(opened.experiment.method, Restoration)
-    rules = ("undamaged:0.995", "otsu", "validation") if unsupervised else ("0.5",)
+    rules = ("undamaged:0.995", "otsu", "validation") if unsupervised else ("0.5", "validation")
     found = []
     for spec in data:
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
