@@ -129,11 +129,11 @@ def _data_check(options: argparse.Namespace) -> int:
 
 
 def _data_prepare(options: argparse.Namespace) -> int:
-    from cracks_jax.data.prepare import prepare
+    from cracks_jax.data.prepare import RESERVED, prepare
 
     settings = dict(_setting(text) for text in options.set)
-    if unknown := {"recipe", "root", "out", "split", "progress"} & settings.keys():
-        raise UsageError(f"--set {unknown.pop()}: is no setting of a recipe; name it on the command line itself")
+    for name in RESERVED & settings.keys():
+        raise UsageError(f"--set {name}: is no setting of a recipe; name it on the command line itself")
     with _bar("cutting", "photograph") as step:
         manifest = prepare(options.recipe, options.root, options.out, progress=step, **settings)
     print(json.dumps({"out": str(options.out), "counts": manifest["counts"], "digest": manifest["digest"]}))

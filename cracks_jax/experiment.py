@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cracks_jax.data.elements import Pipeline
+from cracks_jax.data.prepare import RESERVED
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import LOSSES
@@ -55,6 +56,8 @@ class Data:
     def __post_init__(self) -> None:
         _demand(self.name != "", "data.name", self.name, "a data set's name or path")
         _demand(0 < self.validation < 1, "data.validation", self.validation, "a share between 0 and 1")
+        for name in RESERVED & self.recipe_settings.keys():
+            raise UsageError(f"data.recipe_settings.{name} is no setting of a recipe; use data.{name} or leave it out")
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _drawn(settings: Data, cache: Path) -> Path:
     if unknown := sorted(set(wanted) - set(_DRAWN_DEFAULTS)):
         raise UsageError(f"data.recipe_settings.{unknown[0]}: drawn data take {', '.join(_DRAWN_DEFAULTS)}")
     folder = cache / "-".join(p for p in (DRAWN, _tag(wanted)) if p)
-    draw_dataset(folder, **{**wanted, "size": tuple(wanted["size"])})
+    draw_dataset(folder, **wanted)
     return folder
 
 

@@ -20,6 +20,9 @@ from cracks_jax.data.manifest import filled_aside, finished, read_manifest, writ
 from cracks_jax.data.recipes import RECIPES, Item, Plan, Progress, make_settings
 from cracks_jax.errors import CracksError, UsageError
 
+# Names that a recipe's settings cannot have: they are arguments of `prepare` itself.
+RESERVED = frozenset({"recipe", "root", "out", "split", "progress"})
+
 
 def prepare(
     recipe: str,

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from cracks_jax.data import pavement
+from cracks_jax.data.elements import whole
 from cracks_jax.data.images import write_image, write_mask
 from cracks_jax.data.manifest import filled_aside, finished, write_manifest
 from cracks_jax.errors import UsageError
@@ -70,8 +71,14 @@ def draw_dataset(
     picture.
     """
     wanted = {"train": train, "test": test, "undamaged": undamaged}
-    if min(wanted.values()) < 0 or sum(wanted.values()) == 0:
-        raise UsageError(f"asked for {wanted} pictures; expected none negative and at least one in all")
+    for name, value in {"seed": seed, **wanted}.items():
+        if not whole(value, least=0):
+            raise UsageError(f"drawn data: {name} is {value!r}; expected a whole number, none negative")
+    if not sum(wanted.values()):
+        raise UsageError("drawn data: asked for no picture; expected at least one in all")
+    if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(whole(side, least=32) for side in size)):
+        raise UsageError(f"drawn data: size is {size!r}; expected [height, width], at least 32 pixels each")
+    size = (size[0], size[1])
     out = Path(out)
     head = {"recipe": "drawn", "settings": {"seed": seed, **wanted, "size": list(size)}}
     found = finished(out, head)
