@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -163,3 +164,23 @@ def pavements() -> Path:
 def photo() -> Path:
     """One drawn photograph."""
     return sorted((pavements() / "test" / "images").iterdir())[0]
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A copy of three labelled pavements, to be broken."""
+    shutil.copytree(pavements() / "test", tmp_path / "roads")
+    return tmp_path / "roads"
+
+
+def first(folder: Path) -> Path:
+    return sorted(folder.iterdir())[0]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
