@@ -58,7 +58,7 @@ def sheet(
     figure.suptitle(title, fontsize=10)
     if legend:
         cases = (("found", FOUND), ("false alarm", FALSE_ALARM), ("missed", MISSED))
-        patches = [Patch(facecolor=np.divide(c, 255), edgecolor="0.6", label=name) for name, c in cases]
+        patches = [Patch(facecolor=tuple(np.divide(c, 255)), edgecolor="0.6", label=name) for name, c in cases]
         figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     _save(figure, path)
 
