@@ -378,8 +378,8 @@ def _notes(test: Dataset, held_out: Dataset, up_run: Path, how: _Settings) -> st
         "points are differences of F1.",
         f"Thresholds: `{_rule_name(UNDAMAGED_RULE)}` is that quantile of the score on {len(kept[1])} undamaged "
         "pictures, without any label;",
-        f"`labelled pictures` is the best F1 on {len(held_out)} labelled pictures that no method was trained on; `Otsu` "
-        "is chosen anew for each picture.",
+        f"`labelled pictures` is the best F1 on {len(held_out)} labelled pictures that no method was trained on; "
+        "`Otsu` is chosen anew for each picture.",
         "The floor is darkness against a blurred background: no network, nothing learned.",
         f"Seed {how.seed}; data {test.digest()[:16]} (drawn); {software}; {around['device']['kind']}; "
         f"revision {(around['git_revision'] or 'unknown')[:12]}.",
