@@ -127,6 +127,17 @@ def with_machine(one: Experiment, **changes) -> Experiment:
     return dataclasses.replace(one, machine=dataclasses.replace(one.machine, **changes))
 
 
+def enlarged_rounding(paths) -> set[str]:
+    """UP-CrackNet's biases in front of a batch norm, and the norms' running means, which contain them.
+
+    Such a bias has no gradient but rounding, and Adam divides by that rounding's size: between two exact computations
+    these differ by up to the rate times 1e-4 a step, and nothing depends on them.
+    """
+    layers = {path.removesuffix("/norm/scale").rpartition("params/")[2] for path in paths if "/norm/scale" in path}
+    ends = [f"params/{layer}/conv/bias" for layer in layers] + [f"batch_stats/{layer}/norm/mean" for layer in layers]
+    return {path for path in paths if "optimiser" not in path and path.endswith(tuple(ends))}
+
+
 def leaves(tree) -> dict[str, np.ndarray]:
     """'/'-joined path -> array."""
     flat, _ = jax.tree.flatten_with_path(tree)

@@ -65,9 +65,12 @@ def test_every_array_and_loss_equals_one_devices(
         found = _run(kind, strategy, count, np.float64)
     reference = references[kind]
     assert found.keys() == reference.keys()
+    enlarged = tiny.enlarged_rounding(reference) if kind == "restoration" else set()
+    assert kind != "restoration" or enlarged
     for path, array in reference.items():
         assert found[path].dtype == array.dtype, path
-        np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=1e-9, err_msg=path)
+        tolerance = 1e-6 if path in enlarged else 1e-9
+        np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=tolerance, err_msg=path)
 
 
 def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
