@@ -52,10 +52,11 @@ class Run:
 
         from cracks_jax.runtime.randomness import device_key
 
-        checkpoints = Checkpoints(self.folder / CHECKPOINTS)
-        steps = checkpoints.steps()
-        if not steps:
-            raise CracksError(f"{self.folder / CHECKPOINTS}: holds no checkpoint yet; let the run train further")
+        folder = self.folder / CHECKPOINTS
+        checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
+        steps = checkpoints.steps() if checkpoints is not None else []
+        if checkpoints is None or not steps:
+            raise CracksError(f"{folder}: holds no checkpoint yet; let the run train further")
         step = self._step(which, steps)
         side = self.experiment.data.pipeline.crop
         batch = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,18 @@ class TrainingData:
 
 
 def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
-    """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds."""
+    """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds.
+
+    Raises:
+      Stopped: a signal came; the same call goes on from where it stopped.
+      CracksError: the data, the run in `folder` or the disk is bad, or the loss is not finite.
+      UsageError: the experiment cannot be trained as it is set.
+    """
+    with stop_on_signal() as stop_asked:  # from here on: preparing data and compiling can take minutes
+        return _train(experiment, folder, stop_asked)
+
+
+def _train(experiment: Experiment, folder: Path | None, stop_asked: Callable[[], bool]) -> dict[str, Any]:
     began = time.monotonic()
     experiment = resolve_weights(experiment, say)
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
@@ -90,9 +101,11 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
     validate = validator(experiment, data.validation)
     state = parallel.put_state(state)
     saved = start
+    if stop_asked() and start < training.steps:
+        raise Stopped(f"stopped before step {start + 1} of {folder}; run the same command again to go on")
 
     with (
-        stop_on_signal() as stop_asked,
+        closing(checkpoints),  # whatever ends the loop, a save under way is committed
         _input(experiment, data, start) as stream,
         progress(start, training.steps) as bar,
     ):
@@ -124,8 +137,7 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
                     raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
         if saved != step:
             _save(checkpoints, step, parallel.get_state(state), records, experiment)
-    checkpoints.prune(_best_step(records, experiment))
-    checkpoints.close()
+        checkpoints.prune(_best_step(records, experiment))
     note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
     return _finish(folder, experiment, records, parallel.get_state(state), step)
 

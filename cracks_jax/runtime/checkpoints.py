@@ -17,15 +17,23 @@ _SPARE_BYTES = 64 * 2**20
 
 
 class Checkpoints:
-    """The checkpoints of one run. The newest and the best are kept, others go once a newer one is committed."""
+    """The checkpoints of one run. The newest and the best are kept, others go once a newer one is committed.
 
-    def __init__(self, folder: Path):
+    `read_only` writes nothing, so that a run can be scored where it may only be read, or while it is being trained.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             # Named here, or a manager that has not saved yet cannot describe what another one saved.
             item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None,
+                enable_async_checkpointing=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
         )
 
     def steps(self) -> list[int]:
@@ -79,6 +87,8 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
+        """Ends once the save under way is committed."""
+        self.wait()
         self._manager.close()
 
     def _check_shapes(self, step: int, like: Any) -> None:

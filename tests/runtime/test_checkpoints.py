@@ -89,6 +89,8 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(checkpoints):
         checkpoints.restore(5, _state())
 
 
+# orbax leaves a read of its own hanging where another one failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_truncated_files_are_said_and_the_other_checkpoint_still_reads(checkpoints):
     """Every file of some size in turn would be slow; the array data is what a full disk cuts."""
     _saved(checkpoints, [1, 2], best=1)
