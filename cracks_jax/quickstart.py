@@ -70,16 +70,16 @@ class _Settings:
     up_base: int = 16
     up_depth: int = 6
     up_batch: int = 8
-    up_steps: int = 600
+    up_steps: int = 800
     up_validate_every: int = 100
     up_rate: float = 4e-4
     seg_variant: str = "table5_both_x3"
     seg_narrow: int = 4
     seg_crop: int = 64
     seg_batch: int = 8
-    seg_steps: int = 200
-    seg_validate_every: int = 100
-    seg_rate: float = 1e-3
+    seg_steps: int = 800
+    seg_validate_every: int = 200
+    seg_rate: float = 2e-3
 
 
 def quickstart(out: Path, settings: _Settings | None = None) -> str:

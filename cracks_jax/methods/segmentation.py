@@ -16,7 +16,7 @@ from cracks_jax.layers.norm import BatchNorm
 from cracks_jax.losses.segmentation import cross_entropy
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.detection import Detection
-from cracks_jax.networks.crackseg import READINGS, VARIANTS, CrackSeg
+from cracks_jax.networks.crackseg import READINGS, VARIANTS, CrackSeg, narrowed
 from cracks_jax.ops.colour import imagenet_standardise
 
 State = dict[str, Any]
@@ -34,7 +34,7 @@ class Segmentation:
         ResNet-50 (`reading_R1n`, `reading_R2`, `reading_R3`).
       version: ResNet v1 or v2 (pre-activation, with Gluon's batch norm on the input).
       output_stride: 8, 16 or 32.
-      narrow: the trunk's channels are divided by it (1 in the paper; more for quick small forms).
+      narrow: every channel count is divided by it (1 in the paper; more for quick small forms).
       optimiser, beta1, beta2, momentum: see `optimiser.transform`.
       bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
       axis_name: the mapped axis under pmap; None under jit.
@@ -69,13 +69,10 @@ class Segmentation:
     @property
     def network(self) -> CrackSeg:
         norm = partial(BatchNorm, momentum=self.bn_momentum, debias=True, axis_name=self.axis_name)
-        return NETWORKS[self.variant](
-            version=self.version,
-            output_stride=self.output_stride,
-            input_norm=self.version == 2,
-            narrow=self.narrow,
-            norm=norm,
+        network = NETWORKS[self.variant](
+            version=self.version, output_stride=self.output_stride, input_norm=self.version == 2, norm=norm
         )
+        return narrowed(network, self.narrow)
 
     @property
     def _optimiser(self) -> Any:

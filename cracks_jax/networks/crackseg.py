@@ -238,6 +238,21 @@ def _check_size(size: tuple[int, int]) -> None:
         )
 
 
+def narrowed(network: CrackSeg, by: int) -> CrackSeg:
+    """The network with every channel count divided by `by`: trunk, multiscale module and decoder (small forms)."""
+    if by == 1:
+        return network
+    parts = {"context": network.context, "decoder": network.decoder}
+    divided = {name: partial(make, **_divided(make, by)) for name, make in parts.items() if make is not None}
+    return network.clone(narrow=network.narrow * by, **divided)
+
+
+def _divided(make: Callable[..., nn.Module], by: int) -> dict[str, int]:
+    """The widths that `make` would give its module, divided."""
+    module = make()
+    return {name: getattr(module, name) // by for name in ("width", "out_width") if hasattr(module, name)}
+
+
 # How Figure 3 can be read (experiments/README.md argues for R1).
 READINGS: dict[str, Callable[..., CrackSeg]] = {
     "R1": CrackSeg,

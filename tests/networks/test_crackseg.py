@@ -296,3 +296,16 @@ def test_every_convolution_but_the_classifier_is_without_bias():
         if path[-1].key == "bias" and not path[-2].key.startswith("norm")
     ]
     assert biased == ["classifier"]
+
+
+@pytest.mark.parametrize("name", ["table5_both_x3", "table4_aspp", "table4_baseline"])
+def test_narrowed_divides_every_channel_count_and_keeps_the_output(name):
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+
+    def shapes(network):
+        return jax.eval_shape(lambda key, x: network.init(key, x, mode="running"), jax.random.key(0), image)
+
+    full, small = (shapes(crackseg.narrowed(VARIANTS[name](), by))["params"] for by in (1, 4))
+    sizes = [(a.shape[-1], b.shape[-1]) for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(small), strict=True)]
+    assert {a / b for a, b in sizes if a != 2} == {4.0}
+    assert [a for a, b in sizes if a == b] == [2] * 2  # the classifier's kernel and bias
