@@ -88,6 +88,7 @@ def test_a_checkpoint_that_is_not_there(run):
         scored(run).refused(1, "checkpoints/4: the best checkpoint is not there", "--checkpoint last")
     shutil.rmtree(run / "checkpoints")
     scored(run).refused(1, "checkpoints: holds no checkpoint", "train")
+    assert not (run / "checkpoints").exists()
 
 
 def damage(run) -> None:
@@ -167,7 +168,7 @@ def test_a_preset_or_rule_that_the_run_cannot_follow(run):
 
 def train_on(tmp_path, member, *settings):
     words = ("train", f"{runs().file}:smoke", "--member", member, "--run", tmp_path / "run")
-    return command(*words, "--set", "data.recipe_settings={}", *settings)
+    return command(*words, "--set", *settings)
 
 
 def test_training_names_a_photograph_or_mask_that_cannot_be_read(tmp_path, labelled, short_trunk):  # noqa: F811

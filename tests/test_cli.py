@@ -1,6 +1,7 @@
 """The command line is a contract: every verb and flag, what is printed where, and how a stopped training goes on."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from cracks_jax import cli, train
 from cracks_jax.data.images import read_image, read_mask, write_image, write_mask
-from tests.tiny import quick_compile  # noqa: F401
+from tests.tiny import quick_compile, short_trunk  # noqa: F401
 from tests.tiny_runs import command, finish, pavements, photo, runs, start  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -163,6 +164,21 @@ def test_sigterm_is_exit_code_75_and_the_same_command_then_ends_in_the_same_bits
     assert steps == list(range(1, 61))
 
 
+def test_a_signal_while_training_is_being_prepared_is_exit_code_75_too(tmp_path, monkeypatch):
+    prepared = train.open_training_data
+
+    def slow(experiment):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepared(experiment)
+
+    monkeypatch.setattr(train, "open_training_data", slow)
+    words = ("train", f"{runs().file}:smoke", "--member", "restoration", "--run", tmp_path / "run")
+    command(*words).refused(75, "stopped before step 1", "run the same command again to go on")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.undo()
+    assert command(*words).ok().last == json.loads((runs().restoration / "metrics.json").read_text())
+
+
 # ------------------------------------------------------------------------------------------ score and detect
 
 
@@ -228,11 +244,16 @@ def test_detect_with_a_run_takes_presets_rules_and_checkpoints(tmp_path, photo):
         assert read_mask(tmp_path / "masks" / f"{photo.stem}.png").shape == (48, 64)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (40, 3000)])
-@pytest.mark.parametrize("kind", ["restoration", "floor"])
-def test_an_image_smaller_or_longer_than_the_network_likes_is_padded(tmp_path, size, kind, rng):
+ODD = [(1, 1), (3, 5), (40, 3000)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [*(("floor", size) for size in ODD), *(("restoration", size) for size in ODD), ("segmentation", (1, 1))],
+)
+def test_an_image_smaller_or_longer_than_the_network_likes_is_padded(tmp_path, size, kind, rng, short_trunk):  # noqa: F811
     write_image(tmp_path / "odd.png", rng.integers(0, 256, (*size, 3), np.uint8))
-    which = FLOOR if kind == "floor" else ("--run", runs().restoration)
+    which = FLOOR if kind == "floor" else ("--run", getattr(runs(), kind))
     command("detect", tmp_path / "odd.png", "--out", tmp_path / "out", *which, "--rule", "0.1").ok()
     assert read_mask(tmp_path / "out" / "masks" / "odd.png").shape == size
 

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from cracks_jax import scoring
 from cracks_jax.data.images import read_image, read_mask
 from tests.tiny import quick_compile, short_trunk  # noqa: F401
-from tests.tiny_runs import command, pavements, runs
+from tests.tiny_runs import command, contents, pavements, runs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 FLOOR = ("--method", "background_difference")
@@ -131,8 +131,9 @@ def on_drawn(run, *words):
 def test_a_preset_names_rule_and_geometry_and_gives_the_same_numbers_twice(preset, rule, geometry):
     run = runs().restoration
     words = () if preset is None else ("--preset", preset)
+    before = contents(run)
     first, second = on_drawn(run, *words), on_drawn(run, *words)
-    assert first == second
+    assert first == second and contents(run) == before
     assert list(first)[: len(KEYS)] == KEYS
     assert (first["rule"], first["geometry"], first["preset"]) == (rule, geometry, preset)
     described = json.loads((run / "metrics.json").read_text())

@@ -56,9 +56,7 @@ def test_generator_has_54_419_459_parameters_and_the_maps_of_the_table():
 
 def test_discriminator_has_2_769_601_parameters_and_30x30_patches():
     x = jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.float32)
-    (logits, features), variables = jax.eval_shape(
-        partial(Discriminator().init_with_output, KEY, mode="batch"), x, x
-    )
+    (logits, features), variables = jax.eval_shape(partial(Discriminator().init_with_output, KEY, mode="batch"), x, x)
     assert _count(variables["params"]) == 2_769_601
     assert logits.shape == (2, 30, 30, 1)
     assert [f.shape[1] for f in features.values()] == [128, 64, 32, 31, 30]
@@ -197,9 +195,7 @@ def test_window_mode_restores_each_window_as_the_authors_do_alone(rng):
     twin = reference.Generator(base=4, depth=5, dropout=False).train()
     variables = reference.variables(twin)
     image, _ = _pair(rng, 64)
-    restored, _ = jax.jit(partial(Generator(base=4, depth=5).apply, mode="window", dropout=False))(
-        variables, image
-    )
+    restored, _ = jax.jit(partial(Generator(base=4, depth=5).apply, mode="window", dropout=False))(variables, image)
     alone = [_to_numpy(twin(tensor[None])) for tensor in _to_torch(torch, image)[0]]
     assert_parity(restored, np.concatenate(alone))
 
@@ -218,9 +214,7 @@ def test_dropout_takes_half_of_the_elements_of_the_first_three_decoder_layers(rn
     again, _ = apply(variables, image, dropout=True, rngs={"dropout": jax.random.key(1)})
 
     kept = np.asarray(dropped["dec1"]) != 0
-    np.testing.assert_allclose(
-        dropped["dec1"], np.where(kept, 2 * np.asarray(plain["dec1"]), 0), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(dropped["dec1"], np.where(kept, 2 * np.asarray(plain["dec1"]), 0), rtol=1e-5, atol=1e-6)
     for name in ("dec1", "dec2", "dec3"):
         assert not (np.asarray(plain[name]) == 0).any()
         zero = np.asarray(dropped[name]) == 0
