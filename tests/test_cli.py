@@ -259,7 +259,9 @@ def test_an_image_smaller_or_longer_than_the_network_likes_is_padded(tmp_path, s
 
 
 def test_a_photograph_of_4000x3000_by_a_network_takes_bounded_memory(tmp_path):
-    """In a process of its own, whose peak is what the operating system says."""
+    """In a process of its own, whose peak is what the operating system says (`ru_maxrss` is inherited)."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells a process its own peak")
     shade = np.linspace(60, 180, 4000, dtype=np.uint8)
     picture = np.repeat(np.tile(shade, (3000, 1))[..., None], 3, axis=2)
     cv2.line(picture, (100, 100), (3900, 2900), (10, 10, 10), 9)
@@ -267,12 +269,12 @@ def test_a_photograph_of_4000x3000_by_a_network_takes_bounded_memory(tmp_path):
     words = ("detect", tmp_path / "large.png", "--out", tmp_path / "out", "--run", runs().restoration,
              "--rule", "0.3", "--tile", "512")  # fmt: skip
     measured = (
-        "import resource, sys; from cracks_jax.cli import main; code = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from cracks_jax.cli import main; code = main(sys.argv[1:]); "
+        "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM'))); sys.exit(code)"
     )
     done = finish(start(*words, program=("-c", measured))).ok()
-    said, peak = done.out.strip().splitlines()
-    assert "1 written" in said and int(peak) < 1.2 * 2**20  # kB
+    said, peak, *_ = done.out.strip().splitlines()
+    assert "1 written" in said and int(peak.split()[1]) < 1.2 * 2**20  # kB
     assert read_mask(tmp_path / "out" / "masks" / "large.png").shape == (3000, 4000)
 
 
