@@ -73,12 +73,12 @@ def _check_rows(rows, text):
         ("UP-CrackNet", "undamaged:0.995"),
         ("UP-CrackNet", "otsu"),
         ("UP-CrackNet", "validation"),
-        ("CrackSeg", "0.5"),
+        ("CrackSeg", "value:0.5"),
         ("CrackSeg", "validation"),
     ]
     floor = {row["rule"]: row["f1"] for row in rows[:3]}
     for row in rows[3:]:
-        rule = "validation" if row["rule"] == "0.5" else row["rule"]
+        rule = "validation" if row["rule"] == "value:0.5" else row["rule"]
         assert row["f1_above_floor"] == pytest.approx(row["f1"] - floor[rule])
     assert text.count("points above the floor") + text.count("points below the floor") == 5
 
