@@ -16,6 +16,7 @@ from cracks_jax.networks.crackseg import (
     DilatedBranch,
     MultiscaleDilatedModule,
     UpsamplingModule,
+    narrowed,
 )
 from tests.reference.parity import QUICK_COMPILE, assert_parity
 
@@ -305,7 +306,7 @@ def test_narrowed_divides_every_channel_count_and_keeps_the_output(name):
     def shapes(network):
         return jax.eval_shape(lambda key, x: network.init(key, x, mode="running"), jax.random.key(0), image)
 
-    full, small = (shapes(crackseg.narrowed(VARIANTS[name](), by))["params"] for by in (1, 4))
+    full, small = (shapes(narrowed(VARIANTS[name](), by))["params"] for by in (1, 4))
     sizes = [(a.shape[-1], b.shape[-1]) for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(small), strict=True)]
     assert {a / b for a, b in sizes if a != 2} == {4.0}
     assert [a for a, b in sizes if a == b] == [2] * 2  # the classifier's kernel and bias
