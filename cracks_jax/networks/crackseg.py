@@ -243,7 +243,9 @@ def narrowed(network: CrackSeg, by: int) -> CrackSeg:
     if by == 1:
         return network
     parts = {"context": network.context, "decoder": network.decoder}
-    divided = {name: partial(make, **_divided(make, by)) for name, make in parts.items() if make is not None}
+    divided: dict[str, Any] = {
+        name: partial(make, **_divided(make, by)) for name, make in parts.items() if make is not None
+    }
     return network.clone(narrow=network.narrow * by, **divided)
 
 
