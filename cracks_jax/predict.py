@@ -65,7 +65,11 @@ def window_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> 
 
     # What happens to the map afterwards does not change the network's program: one compilation serves all of it.
     asked = Detection(
-        batch_norm=how.batch_norm, dropout=how.dropout, error=how.error, stretch_input=how.stretch_input
+        batch_norm=how.batch_norm,
+        dropout=how.dropout,
+        restore=how.restore,
+        error=how.error,
+        stretch_input=how.stretch_input,
     )
     score = _compiled(method, asked, seed)
     return lambda image: np.asarray(score(state, np.ascontiguousarray(image)), np.float32)

@@ -19,8 +19,12 @@ class Detection:
       rule: threshold rule: otsu, validation, undamaged[:Q] or a number in [0, 1] (crack = score > threshold).
       batch_norm: `batch` takes each window's own statistics, `running` the averages of training.
       dropout: dropout active while scoring (UP-CrackNet, the authors' code).
-      error: UP-CrackNet's error map: `absolute` difference of greys, `square` (eq. 1), or `authors` (each grey and the
-        difference stretched to its own range, 8 bit).
+      restore: what UP-CrackNet restores: the `whole` image, nothing hidden (the paper), or the `hidden` parts alone:
+        under each of the six training masks the removed squares are restored from what is kept, so that every pixel is
+        judged without having been seen, once for each size of square; the mean of the three is the restored image.
+      error: UP-CrackNet's error map: `absolute` difference of greys, `darker` (only what is darker than restored: a
+        crack is, a bright stone is not), `square` (eq. 1), or `authors` (each grey and the difference stretched to its
+        own range, 8 bit).
       stretch_input: stretch each image to the full range before the network sees it (the authors' code).
       filter: none, gaussian (`filter_sigma` px) or bilateral (d 25, sigma colour 450, sigma space 15).
       tile: side of a window where an image is larger than `window_pixels`; its multiple is the network's business.
@@ -32,7 +36,8 @@ class Detection:
     rule: str = "0.5"
     batch_norm: Literal["batch", "running"] = "running"
     dropout: bool = False
-    error: Literal["absolute", "square", "authors"] = "absolute"
+    restore: Literal["whole", "hidden"] = "whole"
+    error: Literal["absolute", "darker", "square", "authors"] = "absolute"
     stretch_input: bool = False
     filter: Literal["none", "gaussian", "bilateral"] = "none"
     filter_sigma: float = 2.0

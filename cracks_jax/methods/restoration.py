@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cracks_jax.errors import UsageError
@@ -20,6 +21,7 @@ from cracks_jax.networks.backbones.squeezenet import SqueezeNetFeatures
 from cracks_jax.networks.backbones.vgg import VGG19Features
 from cracks_jax.networks.upcracknet import Discriminator, Generator
 from cracks_jax.ops.colour import imagenet_standardise
+from cracks_jax.ops.corruption import multiscale_squares
 
 State = dict[str, Any]
 Batch = dict[str, Any]
@@ -195,19 +197,21 @@ class Restoration:
     def score(
         self, state: State, images: Float[Array, "b h w 3"], key: PRNGKeyArray, how: Detection
     ) -> Float[Array, "b h w"]:
-        """The restoration error of unmasked images, each window by itself; in [0, 1] (section III-D, eq. 1)."""
+        """The restoration error of images, each window by itself; in [0, 1] (section III-D, eq. 1)."""
         if how.stretch_input:
             low = images.min((1, 2, 3), keepdims=True)
             span = jnp.maximum(images.max((1, 2, 3), keepdims=True) - low, 1e-12)
             images = jnp.floor((images - low) / span * 255) / 255
         x = self._to_network(images)
-        restored = self.restore(state, x, key, how)
+        restored = (self.restore if how.restore == "whole" else self.restore_hidden)(state, x, key, how)
         a, b = (x + 1) / 2, (restored + 1) / 2
         if how.error == "square":
             return jnp.mean(jnp.square(a - b), -1)
         a, b = self._grey(a), self._grey(b)
         if how.error == "absolute":
             return jnp.abs(a - b)
+        if how.error == "darker":
+            return jnp.maximum(b - a, 0)
         difference = _stretched(jnp.abs(_stretched(a) - _stretched(b)))
         return jnp.floor(difference * 255) / 255
 
@@ -238,6 +242,23 @@ class Restoration:
             state["generator"], x, mode=mode, dropout=how.dropout, rngs={"dropout": key}
         )
         return restored
+
+    def restore_hidden(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
+        """Every pixel restored while it is hidden: mean over the three sizes of the training's squares.
+
+        The squares are those of a window of `side_multiple` px, the training's side, repeated over the image.
+        """
+        side = self.side_multiple
+        squares = multiscale_squares(side)
+        repeats = [-(-length // side) for length in x.shape[1:3]]
+        keep = jnp.asarray(np.tile(squares, (1, *repeats, 1))[:, : x.shape[1], : x.shape[2]] > 0)
+
+        def one(image: Array) -> Array:
+            restored = self.restore(state, jnp.where(keep, image, -1.0), key, how)
+            return jnp.where(keep, 0.0, restored).sum(0) / (len(squares) // 2)
+
+        # One image after another: six masks of one window are a batch already.
+        return jnp.stack([one(image) for image in x])
 
     def _generate(self, generator: State, corrupted: Array, key: PRNGKeyArray) -> tuple[Array, Any, Any]:
         def forward(params: Any) -> tuple[Array, Any]:

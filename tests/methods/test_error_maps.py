@@ -111,6 +111,50 @@ def test_the_default_map_is_the_difference_of_greys_behind_a_gaussian(rng, fixed
     np.testing.assert_allclose(score, expected, atol=1e-6)
 
 
+def test_darker_counts_only_what_is_darker_than_restored(monkeypatch):
+    """Restored as mid-grey everywhere: a pixel of 0.3 is 0.2 darker, one of 0.9 is brighter."""
+    monkeypatch.setattr(Restoration, "restore", lambda self, state, x, key, how: jnp.zeros_like(x))
+    image = jnp.full((1, 16, 16, 3), 0.5).at[0, 3, 4].set(0.3).at[0, 8, 9].set(0.9)
+    method = tiny.restoration()
+    darker = method.score({}, image, KEY, Detection(error="darker"))[0]
+    expected = np.zeros((16, 16))
+    expected[3, 4] = 0.2
+    np.testing.assert_allclose(darker, expected, atol=1e-6)
+    assert float(method.score({}, image, KEY, Detection(error="absolute"))[0, 8, 9]) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_hidden_restoration_judges_each_pixel_unseen(rng):
+    """What a smallest square holds changes its surroundings' restoration, never its own; batch statistics included."""
+    method = tiny.restoration()
+    state = tiny.state_of(method)
+    image = jnp.asarray(rng.uniform(-1, 1, (1, 48, 32, 3)), jnp.float32)
+    square = (slice(None), slice(18, 20), slice(4, 6))  # a square of side / 8 = 2 px
+    changed = image.at[square].set(-image[square])
+    for norm in ("batch", "running"):
+        how = Detection(batch_norm=norm, restore="hidden")
+        before, after = (method.restore_hidden(state, x, KEY, how) for x in (image, changed))
+        assert before.shape == image.shape
+        np.testing.assert_array_equal(before[square], after[square])
+        assert not np.array_equal(before, after)
+        assert not np.allclose(method.restore(state, image, KEY, how), before, atol=1e-4)
+
+
+def test_hidden_restoration_is_the_mean_over_the_three_sizes(monkeypatch):
+    """A restorer that answers with the share it was shown gives one half under each size of squares."""
+    seen = []
+
+    def share(self, state, x, key, how):
+        seen.append(np.asarray(x))
+        return jnp.broadcast_to((x > -1).mean((1, 2), keepdims=True), x.shape)
+
+    monkeypatch.setattr(Restoration, "restore", share)
+    restored = tiny.restoration().restore_hidden({}, jnp.zeros((1, 32, 32, 3)), KEY, Detection(restore="hidden"))
+    np.testing.assert_allclose(restored, 0.5)
+    hidden = np.concatenate(seen)[..., 0] == -1
+    np.testing.assert_array_equal(hidden.sum(0), 3)
+    assert [int(np.flatnonzero(np.diff(line))[0]) + 1 for line in hidden[:, 0]] == [8, 8, 4, 4, 2, 2]
+
+
 def test_bgr_weights_a_grey_as_rgb_does(rng, monkeypatch):
     """The order in which the network sees channels changes what it sees, not what a grey is."""
     monkeypatch.setattr(Restoration, "restore", lambda self, state, x, key, how: jnp.zeros_like(x))
