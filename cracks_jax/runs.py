@@ -18,7 +18,7 @@ from typing import Any
 
 from cracks_jax import __version__
 from cracks_jax.data.datasets import Dataset, open_dataset
-from cracks_jax.data.manifest import read_manifest
+from cracks_jax.data.manifest import MANIFEST, read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, from_json, to_json
 from cracks_jax.methods.restoration import Restoration
