@@ -98,7 +98,7 @@ def otsu(score: np.ndarray) -> float:
     return float(centres[_split(counts.astype(np.float64), centres.astype(np.float64))])
 
 
-def _split(counts: Float[np.ndarray, "n"], centres: Float[np.ndarray, "n"]) -> int:
+def _split(counts: Float[np.ndarray, " n"], centres: Float[np.ndarray, " n"]) -> int:
     """Index of the last bin of the lower class; the first of several equally good splits."""
     below, mass = np.cumsum(counts)[:-1], np.cumsum(counts * centres)
     above = counts.sum() - below

@@ -107,13 +107,13 @@ def score_tiled(
     return np.ascontiguousarray(out[inner.slices])
 
 
-def _ramp(tile: int, overlap: int) -> Float[np.ndarray, "t"]:
+def _ramp(tile: int, overlap: int) -> Float[np.ndarray, " t"]:
     """Weights along one side: 1, 2, ... up to `overlap` at most, and down again."""
     inside = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 1.0
     return np.minimum(inside, max(1, overlap))
 
 
-def _total(length: int, starts: list[int], ramp: Float[np.ndarray, "t"]) -> Float[np.ndarray, "n"]:
+def _total(length: int, starts: list[int], ramp: Float[np.ndarray, " t"]) -> Float[np.ndarray, " n"]:
     """Sum of the tiles' weights at each position; tiles form a grid, so one vector per axis is enough."""
     total = np.zeros(length)
     for start in starts:
