@@ -237,7 +237,7 @@ def _settings(verb: argparse.ArgumentParser, example: str) -> None:
 
 def _detection(verb: argparse.ArgumentParser) -> None:
     """The flags that evaluate and detect share."""
-    verb.add_argument("--preset", metavar="NAME", help="UP-CrackNet's detection: default, paper or authors")
+    verb.add_argument("--preset", metavar="NAME", help="UP-CrackNet's detection: default, hidden, paper or authors")
     verb.add_argument("--rule", metavar="RULE", help="otsu, validation, undamaged[:Q] or a number (crack = score > it)")
     verb.add_argument("--geometry", choices=("native", "resize256"), help="native (default) or the papers' 256x256")
     verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="default: best")

@@ -52,7 +52,7 @@ def sheet(
             place.imshow(picture, interpolation="nearest")
             place.set(xticks=[], yticks=[])
             if row == 0 and across[column]:
-                place.set_title(across[column], fontsize=8)
+                place.set_title(across[column], fontsize=7)
             if column == 0 and down[row]:
                 place.set_ylabel(down[row], fontsize=8)
     figure.suptitle(title, fontsize=10)

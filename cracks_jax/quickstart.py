@@ -165,7 +165,7 @@ def _upcracknet(data: Path, how: _Settings) -> Experiment:
             loss_weights=LOSS_WEIGHTS,
             validate_every=how.up_validate_every,
         ),
-        detection=DETECTION_PRESETS["default"],
+        detection=DETECTION_PRESETS["hidden"],
         seed=how.seed,
         machine=Machine(log_every=10, checkpoint_every=how.up_validate_every),
     )

@@ -155,7 +155,7 @@ def test_a_disk_without_room_for_a_checkpoint_keeps_the_run_and_says_how_to_go_o
 
 
 def test_a_preset_or_rule_that_the_run_cannot_follow(run):
-    scored(run, "--preset", "mine").refused(2, "--preset mine", "default, paper, authors")
+    scored(run, "--preset", "mine").refused(2, "--preset mine", "default, hidden, paper, authors")
     words = ("evaluate", run, "--data", f"{pavements()}:test", "--rule")
     command(*words, "undamaged", "--preset", "authors").refused(2, "preset authors stretches", "otsu")
     command(*words, "validation").refused(1, "'drawn'", "--calibration")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from cracks_jax import train as story
+from cracks_jax.data.manifest import read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import apply_settings, load_file
 from cracks_jax.runs import open_run
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
+from cracks_jax.runtime.records import read_json
 from cracks_jax.train import Stopped, open_training_data, train
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -303,6 +305,14 @@ def test_a_recipes_windows_are_cut_once_and_the_run_keeps_its_validation(cache, 
     assert len(data.train) + len(data.validation) > 2
     again = open_training_data(experiment)
     assert again == data
+
+    train(experiment, tmp_path / "run")
+    kept = tmp_path / "run" / "undamaged"
+    assert sorted(path.stem for path in (kept / "images").iterdir()) == sorted(data.validation.stems)
+    items = read_manifest(kept)["items"]
+    assert sorted(item["stem"] for item in items) == sorted(data.validation.stems)
+    described = read_json(tmp_path / "run" / "experiment.json")["data"]
+    assert described["validation_photographs"] == sorted({item["source"] for item in items})
 
 
 # --- the experiment files

@@ -246,9 +246,10 @@ class Restoration:
     def restore_hidden(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
         """Every pixel restored while it is hidden: mean over the three sizes of the training's squares.
 
-        The squares are those of a window of `side_multiple` px, the training's side, repeated over the image.
+        The squares are those of a window of `side_multiple` px (16 at least), repeated over the image: a generator
+        as deep as the paper's was trained on windows of that side.
         """
-        side = self.side_multiple
+        side = max(self.side_multiple, 16)
         squares = multiscale_squares(side)
         repeats = [-(-length // side) for length in x.shape[1:3]]
         keep = jnp.asarray(np.tile(squares, (1, *repeats, 1))[:, : x.shape[1], : x.shape[2]] > 0)

@@ -166,7 +166,7 @@ def test_bgr_weights_a_grey_as_rgb_does(rng, monkeypatch):
     np.testing.assert_allclose(maps[0][0], np.abs(_luma(image[0]) - 0.5), atol=1e-6)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "authors"])
+@pytest.mark.parametrize("preset", ["default", "hidden", "paper", "authors"])
 def test_every_preset_scores_with_a_trained_state(rng, preset):
     """Real networks: finite, in [0, 1], at the geometry's size; the same image twice gives the same map."""
     method = tiny.restoration()
@@ -213,7 +213,7 @@ def test_detection_without_a_preset():
     assert detection_preset(tiny.restoration(), "paper") == DETECTION_PRESETS["paper"]
     with pytest.raises(UsageError, match="--preset paper: presets belong to UP-CrackNet runs"):
         detection_preset(Segmentation(), "paper")
-    with pytest.raises(UsageError, match="--preset best: expected one of default, paper, authors"):
+    with pytest.raises(UsageError, match="--preset best: expected one of default, hidden, paper, authors"):
         detection_preset(tiny.restoration(), "best")
 
 
