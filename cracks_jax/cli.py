@@ -76,8 +76,21 @@ def _train(options: argparse.Namespace) -> int:
         metrics = train(experiment, folder)
     except Stopped as stopped:
         return _fail(str(stopped), EXIT_STOPPED)
+    if options.repeat is not None:
+        _say(_compared(metrics, options.repeat))
     print(json.dumps(metrics))
     return 0
+
+
+def _compared(metrics: dict[str, Any], repeated: Path) -> str:
+    """Whether a repeated training ended in the same state, in words."""
+    from cracks_jax.runs import METRICS
+    from cracks_jax.runtime.records import read_json
+
+    if not (repeated / METRICS).is_file():
+        return f"{repeated} has not ended, so there is no final state to compare with"
+    same = read_json(repeated / METRICS)["state_sha256"] == metrics["state_sha256"]
+    return f"the same final state as {repeated}, bit for bit" if same else f"another final state than {repeated}"
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -167,9 +180,11 @@ def parser() -> argparse.ArgumentParser:
     quick.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: ./quickstart")
 
     train = _verb(verbs, "train", _train, "train an experiment; run again to resume",
-                  "cracks-jax train experiments/crackseg_deepcrack.py:cpu --member imagenet_v2")  # fmt: skip
+                  "cracks-jax train experiments/crackseg_deepcrack.py:cpu --member scratch "
+                  "(Ctrl-C stops after the current step and saves; the same command goes on)")  # fmt: skip
     train.add_argument("file", nargs="?", metavar="FILE.py[:FORM]", help="FORM: paper (default), cpu or smoke")
-    train.add_argument("--member", metavar="NAME", help="one row of a file that defines a table (default: its first)")
+    train.add_argument("--member", metavar="NAME", help="one row of a file that defines a table (default: its first; "
+                       "a name that is not there lists them)")  # fmt: skip
     train.add_argument("--run", type=Path, metavar="DIR", help="default: runs/<file>-<form>[-<member>]-<run_id>")
     train.add_argument("--repeat", type=Path, metavar="RUN", help="train what RUN's experiment.json says, again")
     _settings(train, "training.steps=100")
@@ -192,7 +207,8 @@ def parser() -> argparse.ArgumentParser:
     detect = _verb(verbs, "detect", _detect, "photographs, folders, videos -> masks, overlays, measurements",
                    "cracks-jax detect --method background_difference photo.jpg --out found")  # fmt: skip
     detect.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image, folder of images, or video")
-    detect.add_argument("--out", type=Path, required=True, metavar="DIR")
+    detect.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="masks/, overlays/ (crack in magenta) and measurements.csv go there")  # fmt: skip
     which = detect.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, metavar="RUN", help="a trained run")
     which.add_argument("--method", metavar="NAME", help="darkness or background_difference: no training needed")
@@ -282,7 +298,8 @@ def _bar(label: str, unit: str) -> Any:
 
     @contextmanager
     def bar() -> Any:
-        with tqdm(desc=label, unit=unit, file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 15) as shown:
+        often = 0.2 if sys.stderr.isatty() else 15
+        with tqdm(desc=label, unit=unit, file=sys.stderr, delay=0.5, mininterval=often) as shown:
 
             def step(done: int, total: int) -> None:
                 shown.total = total

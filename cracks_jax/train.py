@@ -6,6 +6,7 @@ directory, training resumes from its newest checkpoint and ends with the same bi
 
 import dataclasses
 import math
+import os
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Data, Experiment
 from cracks_jax.methods import optimiser
 from cracks_jax.methods.restoration import Restoration
+from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.pretrained import adopt, resolve_weights
 from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, check_same_run, describe_run, note_attempt
 from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
@@ -85,6 +87,7 @@ def _train(experiment: Experiment, folder: Path | None, stop_asked: Callable[[],
     check_batch(experiment.training.batch_size, len(parallel.devices))
     method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
 
+    say(f"run directory: {folder}")
     state, loaded = initial_state(experiment)
     records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder)
     start = max(checkpoints.steps(), default=0)
@@ -154,7 +157,9 @@ def open_training_data(experiment: Experiment) -> TrainingData:
         name = str(_drawn(settings, Path(experiment.machine.cache)))
         dataset = open_dataset(name, settings.split)
     elif settings.recipe is None:
-        dataset = open_dataset(name, settings.split)
+        # A missing mask is said before anything is compiled.
+        labelled = isinstance(experiment.method, Segmentation)
+        dataset = open_dataset(name, settings.split, need_masks=labelled)
     else:
         source = open_dataset(name, settings.split)
         tag = _tag(settings.recipe_settings)
@@ -382,14 +387,20 @@ def progress(start: int, steps: int) -> tqdm:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first SIGTERM or SIGINT asks for a stop after the current step; a second one acts as usual."""
+    """The first SIGTERM or SIGINT asks for a stop after the current step; a second one leaves at once.
+
+    At once means without tidying up: compiled code still runs in other threads, and an interpreter that ends under it
+    ends in a segmentation fault. What is on disk is whole, so the same command goes on from the last saved step.
+    """
     asked = False
     old: dict[signal.Signals, Any] = {}
 
     def handler(number: int, _frame: Any) -> None:
         nonlocal asked
+        if asked:
+            say("stopped at once; run the same command again to go on from the last saved step")
+            os._exit(STOPPED)
         asked = True
-        signal.signal(number, old[signal.Signals(number)])
         say("stopping after this step; once more to stop at once")
 
     try:

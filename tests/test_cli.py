@@ -164,6 +164,25 @@ def test_sigterm_is_exit_code_75_and_the_same_command_then_ends_in_the_same_bits
     assert steps == list(range(1, 61))
 
 
+def test_a_second_signal_leaves_at_once_and_the_same_command_goes_on(tmp_path):
+    """No wait for the step's end, no crash of the interpreter under running threads; then the same bits."""
+    words = ("train", f"{runs().file}:smoke", "--member", "restoration", "--set", "training.steps=40",
+             "training.validate_every=40", "--run")  # fmt: skip
+    run, records = tmp_path / "left", tmp_path / "left" / "records.jsonl"
+    process = start(*words, run)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None and not (records.exists() and records.stat().st_size):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGSTOP)  # both signals are waiting when it goes on
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    left = finish(process)
+    assert left.code == 75, (left.code, left.err)
+    assert "stopped at once; run the same command again" in left.err and "Traceback" not in left.err
+    assert command(*words, run).ok().last == command(*words, tmp_path / "whole").ok().last
+
+
 def test_a_signal_while_training_is_being_prepared_is_exit_code_75_too(tmp_path, monkeypatch):
     prepared = train.open_training_data
 

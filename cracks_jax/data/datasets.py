@@ -147,6 +147,11 @@ def choose_split(splits: Mapping[str, layouts.Split], name: str, split: str | No
         return splits.get(layouts.WHOLE) or next(iter(splits.values()))
     found = layouts.choose(splits, split)
     if found is None:
+        if layouts.WHOLE in splits:
+            raise UsageError(
+                f"data set '{name}' has no split '{split}': it is one whole; name it without a split (--data {name}; "
+                "to train, --set data.split=null)"
+            )
         raise UsageError(f"data set '{name}' has no split '{split}'; its splits: {listed}")
     return found
 

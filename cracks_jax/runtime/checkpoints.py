@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder = folder
+        if read_only:  # orbax warns of what was asked for
+            absl.logging.set_verbosity(absl.logging.ERROR)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             # Named here, or a manager that has not saved yet cannot describe what another one saved.
@@ -80,6 +83,8 @@ class Checkpoints:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             return self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:  # orbax and tensorstore raise whatever they like on damaged files
+            if "KeyboardInterrupt" in str(error):  # tensorstore's wrapping: the file is as good as before
+                raise KeyboardInterrupt from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CracksError(
                 f"{folder}: the checkpoint cannot be read ({first[:200]}); delete that folder to go on from an earlier "
