@@ -131,6 +131,7 @@ def test_repeat_trains_the_same_bits_into_a_folder_beside_the_run(tmp_path, monk
     again = command("train", "--repeat", ".", "--set", f"machine.cache={runs().folder / 'cache'}").ok()
     assert again.last == json.loads((run / "metrics.json").read_text())
     assert (tmp_path / "once-repeat" / "experiment.json").is_file()
+    assert "the same final state as ., bit for bit" in again.err
 
 
 def test_without_a_run_directory_the_name_says_file_form_member_and_run_id(tmp_path, monkeypatch):
