@@ -6,9 +6,9 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Bool
-from skimage.morphology import skeletonize
 
 from cracks_jax.errors import UsageError
+from cracks_jax.postprocess.skeleton import skeleton
 
 SQRT2 = math.sqrt(2)
 # One of each pair of opposite neighbours, (dy, dx), so that each step between two pixels is counted once.
@@ -57,7 +57,7 @@ def measure(mask: Bool[np.ndarray, "h w"], mm_per_px: float | None = None) -> di
 def _thin(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Skeleton of the part of the mask that holds crack: most of a photograph does not."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return skeletonize(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return skeleton(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
 def skeleton_length(skeleton: Bool[np.ndarray, "h w"]) -> float:
