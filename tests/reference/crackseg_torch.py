@@ -71,7 +71,7 @@ class Upsampling(nn.Module):
 
 
 class CrackSeg(nn.Module):
-    """The default network (ResNet-50, output stride 16, low-level maps from Conv1 and Block1) in one reading."""
+    """The default network (output stride 16, low-level maps from Conv1 and Block1) in one reading."""
 
     def __init__(
         self,
@@ -81,9 +81,10 @@ class CrackSeg(nn.Module):
         width: int = 256,
         out_width: int = 512,
         rates: tuple[int, ...] = (1, 3, 5),
+        depth: int = 50,
     ):
         super().__init__()
-        self.resnet = ResNetV1(narrow=narrow) if version == 1 else ResNetV2()
+        self.resnet = ResNetV1(depth, narrow=narrow) if version == 1 else ResNetV2()
         block3, block4 = 1024 // narrow, 2048 // narrow
         self.per_block = reading == "R3"
         if self.per_block:

@@ -12,7 +12,7 @@ def mae(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor, data_range: float = 2.0, padding: int = 0) -> Tensor:
     """Wang et al. 2004 as usually written in PyTorch: one 11x11 window, five grouped convolutions."""
     channels = a.shape[1]
-    position = torch.arange(11, dtype=a.dtype) - 5
+    position = torch.arange(11, dtype=a.dtype, device=a.device) - 5
     line = torch.exp(-(position**2) / (2 * 1.5**2))
     window = torch.outer(line, line)
     window = (window / window.sum()).expand(channels, 1, 11, 11)
@@ -34,7 +34,7 @@ def median_3x3(x: Tensor) -> Tensor:
 
 def msgms_loss(a: Tensor, b: Tensor, median: bool = False, padding: int = 1, c: float = 0.0026) -> Tensor:
     """Xue et al. 2014's similarity over four scales, as in public RIAD code, with the square root off zero."""
-    across = torch.tensor([[-1.0, 0.0, 1.0]] * 3, dtype=a.dtype) / 3
+    across = torch.tensor([[-1.0, 0.0, 1.0]] * 3, dtype=a.dtype, device=a.device) / 3
     kernel = torch.stack([across, across.T])[:, None]
 
     def magnitude(x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def msgms_loss(a: Tensor, b: Tensor, median: bool = False, padding: int = 1, c: 
         x = F.pad(x, (padding,) * 4, mode="replicate") if padding else x
         return torch.sqrt((F.conv2d(x, kernel) ** 2).sum(1, keepdim=True) + 1e-8)
 
-    total = torch.zeros((), dtype=a.dtype)
+    total = torch.zeros((), dtype=a.dtype, device=a.device)
     for scale in range(4):
         if scale:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)

@@ -1,0 +1,150 @@
+"""The machine that a benchmark runs on: its measured matrix-product rate, its memory, its cores, its settings."""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cracks_jax.errors import CracksError, UsageError
+
+# Settings from outside that change speed. A value with a path in it is this machine's own and left out.
+_VARIABLES = (
+    "XLA_FLAGS",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MKL_NUM_THREADS",
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "JAX_ENABLE_X64",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+)
+_SIDES = {"cpu": (1024, 2048)}
+_ACCELERATOR_SIDES = (4096, 8192)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def limit_threads(count: int) -> None:
+    """Keeps this process to `count` cores; every thread pool that starts later counts those. Before jax starts."""
+    available = cores()
+    if not 1 <= count <= available:
+        raise UsageError(f"--threads {count}: expected 1 to {available}, the cores that this process may use")
+    if count == available:
+        return
+    try:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    except AttributeError as error:
+        raise UsageError(f"--threads {count}: this system cannot limit a process's cores; leave it out") from error
+
+
+def matrix_rates(precision: str, repeats: int = 5) -> dict[str, float]:
+    """GFLOP/s of the best of a few large square products, by dtype: float32 at `precision`, bfloat16 on accelerators.
+
+    This is the limit that shares refer to: what the machine is seen to reach, not what its maker prints.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    cpu = jax.default_backend() == "cpu"
+    sides = _SIDES.get(jax.default_backend(), _ACCELERATOR_SIDES)
+    found: dict[str, float] = {}
+    for dtype in (jnp.float32,) if cpu else (jnp.float32, jnp.bfloat16):
+        product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+        best = 0.0
+        for side in sides:
+            a, b = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in range(2))
+            product(a, b).block_until_ready()
+            for _ in range(repeats):
+                began = time.perf_counter()
+                product(a, b).block_until_ready()
+                best = max(best, 2 * side**3 / (time.perf_counter() - began) / 1e9)
+        found[jnp.dtype(dtype).name] = best
+    return found
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be taken: of the accelerator, or of the host within its limits; None where not known."""
+    import jax
+
+    stats = _device_stats(jax.local_devices()[0])
+    if stats is not None and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    found = [free for free in (_free_on_host(), _free_in_group()) if free is not None]
+    return min(found) if found else None
+
+
+def demand_memory(what: str, needed: int, batch: int) -> None:
+    """CracksError, with the batch that fits, where `needed` bytes are more than there are."""
+    available = available_memory()
+    if available is None or needed <= available:
+        return
+    fits = batch * available // needed
+    remedy = f"use --batch {fits}" if fits else "use a smaller --size"
+    raise CracksError(
+        f"{what} needs {needed / 2**30:,.1f} GiB of memory; {available / 2**30:.1f} GiB are free here: {remedy}"
+    )
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_memory() -> int | None:
+    """The accelerator's peak use, bytes; None on a CPU."""
+    import jax
+
+    stats = _device_stats(jax.local_devices()[0])
+    return None if stats is None else stats.get("peak_bytes_in_use")
+
+
+def processor() -> str | None:
+    """The CPU's own name."""
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return None
+
+
+def settings() -> dict[str, str]:
+    """Variables of the environment that change speed, without paths."""
+    return {name: os.environ[name] for name in _VARIABLES if "/" not in os.environ.get(name, "/")}
+
+
+def _device_stats(device: Any) -> dict[str, int] | None:
+    try:
+        return device.memory_stats()
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return None
+
+
+def _free_on_host() -> int | None:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _free_in_group() -> int | None:
+    """What a container's limit leaves."""
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if not limit or not used or not limit[0].isdecimal():
+        return None
+    return max(0, int(limit[0]) - int(used[0]))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
