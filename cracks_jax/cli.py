@@ -117,7 +117,7 @@ def _detect(options: argparse.Namespace) -> int:
     from cracks_jax.detect import detect
     from cracks_jax.scoring import open_scoring
 
-    scoring = open_scoring(_request(options))
+    scoring = open_scoring(_request(options, tile_batch=options.tile_batch))
     summary = detect(
         options.inputs,
         options.out,
@@ -217,6 +217,9 @@ def parser() -> argparse.ArgumentParser:
     detect.add_argument("--mm-per-px", type=float, metavar="X", help="measure in millimetres too")
     detect.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
 
+    detect.add_argument("--tile-batch", type=int, metavar="N", help="windows in one call of the network: speed and "
+                        "memory alone (default: 2**20 pixels, halved where memory does not suffice)")  # fmt: skip
+
     data = verbs.add_parser("data", help="check and prepare data sets").add_subparsers(required=True, metavar="VERB")
     check = _verb(data, "check", _data_check,
                   "pairs, sizes, label values, crack share, near-duplicates; exit 1 if broken",
@@ -264,7 +267,7 @@ def _detection(verb: argparse.ArgumentParser) -> None:
     _settings(verb, "detection.filter=gaussian")
 
 
-def _request(options: argparse.Namespace) -> Any:
+def _request(options: argparse.Namespace, **more: Any) -> Any:
     from cracks_jax.scoring import Request
 
     return Request(
@@ -277,6 +280,7 @@ def _request(options: argparse.Namespace) -> Any:
         settings=options.set,
         checkpoint=options.checkpoint,
         calibration=options.calibration,
+        **more,
     )
 
 

@@ -12,6 +12,9 @@ NAME is the file's stem; below a folder that was given, the path from there with
 their number behind it. Of two equal names the later one gets "-2". Every file is found below a folder, in sorted
 order, by its suffix and whatever its folder is called; hidden files, and what `detect` wrote there, are left out.
 
+Reading, the network and writing overlap: a thread decodes ahead, others write masks and overlays and measure behind.
+Rows come in the order of the input all the same, and what is held at a time does not grow with the number of images.
+
 Detecting into the same OUT again replaces the files and rows of the same name and keeps the others.
 """
 
@@ -20,7 +23,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +41,14 @@ from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.postprocess.measurements import measure
 from cracks_jax.postprocess.overlay import overlay
 from cracks_jax.predict import Scorer
+from cracks_jax.runtime.overlap import Behind, ahead
 
 CSV = "measurements.csv"
 FOLDERS = ("masks", "overlays", "scores")
+# How many pixels of photographs are decoded ahead, and how many are being written, measured and drawn behind: one
+# photograph of 12 megapixels and two, or many small ones. A pixel takes 3 bytes there and about 30 here.
+READ_AHEAD = 2**24
+WRITE_BEHIND = 2**25
 # File systems take 255 bytes; a frame's number, a suffix and a temporary file's ending must fit as well.
 _NAME_BYTES = 200
 
@@ -76,8 +85,7 @@ def detect(
 ) -> Summary:
     """Masks, overlays and measurements of every input; a bad file is said, skipped, and the rest is done.
 
-    One photograph or frame is in memory at a time. Whatever ends the work early, what was written stays, and every
-    row of the table stands for finished files.
+    Whatever ends the work early, what was written stays, and every row of the table stands for finished files.
 
     Args:
       inputs: image files, folders (every image below them) and videos.
@@ -113,40 +121,95 @@ def detect(
             with bar.external_write_mode(file=sys.stderr):
                 say(f"skipped {source.path}: {reason}")
 
-        for source in sources:
-            for frame, image, score in _scored(source, scorer, every, skip):
+        def finished(row: dict[str, Any]) -> None:
+            nonlocal written
+            table.add(row)
+            written += 1
+            bar.update()
+
+        with (
+            closing(_pictures(sources, every)) as pictures,
+            ahead(pictures, _Picture.pixels, READ_AHEAD) as read,
+            Behind(min(4, os.cpu_count() or 1), WRITE_BEHIND, finished) as behind,
+        ):
+            for picture, score in _scored(read, scorer, skip):
+                source, frame = picture.source, picture.frame
                 name = source.name if frame is None else names.claim(f"{source.name}-{frame:06d}")
-                threshold = thresholds.at(score)
-                mask = _enlarged(score > threshold, image.shape[:2])
-                _write(out, name, image, mask, score if scores else None)
-                size = {"width": image.shape[1], "height": image.shape[0]}
-                head = {"name": name, "file": source.file, "frame": frame, **size, "threshold": threshold}
-                table.add({**head, **measure(mask, mm_per_px)})
-                written += 1
-                bar.update()
+                head = {"name": name, "file": source.file, "frame": frame, "threshold": thresholds.at(score)}
+                behind.give(picture.pixels(), _finish, out, head, picture.image, score, scores, mm_per_px)
     if not written:
         raise CracksError(_nothing(inputs, skipped))
     return Summary(written, skipped, out / CSV)
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """A photograph or frame as it was read, or what is wrong with its file."""
+
+    source: Source
+    frame: int | None
+    image: UInt8[np.ndarray, "h w 3"]
+    error: ValueError | None = None
+
+    def pixels(self) -> int:
+        return self.image.shape[0] * self.image.shape[1]
+
+
+def _pictures(sources: Sequence[Source], every: int) -> Generator[_Picture, None, None]:
+    """Every photograph and every frame, read when it is asked for."""
+    for source in sources:
+        try:
+            if source.is_video:
+                for frame, image in frames(source.path, every):
+                    yield _Picture(source, frame, image)
+            else:
+                yield _Picture(source, None, read_image(source.path))
+        except UsageError:
+            raise
+        except ValueError as error:
+            yield _Picture(source, None, np.empty((0, 0, 3), np.uint8), error)
+
+
 def _scored(
-    source: Source, scorer: Scorer, every: int, skip: Callable[[Source, Exception], None]
-) -> Iterator[tuple[int | None, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "H W"]]]:
-    """(frame number, picture, score map) of a photograph or of a video's frames.
+    pictures: Iterator[_Picture], scorer: Scorer, skip: Callable[[Source, Exception], None]
+) -> Iterator[tuple[_Picture, Float[np.ndarray, "H W"]]]:
+    """Each picture and its score map, in order.
 
     What is wrong with the file, or stops it from being scored, is skipped here; what happens to a picture afterwards
     (a full disk, say) is not the file's fault and is never caught.
     """
-    try:
-        for frame, image in frames(source.path, every) if source.is_video else [(None, read_image(source.path))]:
-            score = scorer(image)
-            if not np.isfinite(score).all():
-                raise CracksError("its score map is not finite; use another checkpoint")
-            yield frame, image, score
-    except UsageError:
-        raise
-    except ValueError as error:
-        skip(source, error)
+    bad: set[Path] = set()  # a video that failed at one frame is not tried at the next
+
+    def good() -> Iterator[tuple[_Picture, UInt8[np.ndarray, "h w 3"]]]:
+        for picture in pictures:
+            if picture.error is not None:
+                skip(picture.source, picture.error)
+            elif picture.source.path not in bad:
+                yield picture, picture.image
+
+    for picture, found in scorer.stream(good()):
+        if not isinstance(found, ValueError) and not np.isfinite(found).all():
+            found = CracksError("its score map is not finite; use another checkpoint")
+        if not isinstance(found, ValueError):
+            if picture.source.path not in bad:
+                yield picture, found
+        elif picture.source.path not in bad:
+            bad.add(picture.source.path)
+            skip(picture.source, found)
+
+
+def _finish(
+    out: Path,
+    head: dict[str, Any],
+    image: UInt8[np.ndarray, "h w 3"],
+    score: Float[np.ndarray, "H W"],
+    scores: bool,
+    mm_per_px: float | None,
+) -> dict[str, Any]:
+    """Writes the files of one picture and returns its row."""
+    mask = _enlarged(score > head["threshold"], image.shape[:2])
+    _write(out, head["name"], image, mask, score if scores else None)
+    return {**head, "width": image.shape[1], "height": image.shape[0], **measure(mask, mm_per_px)}
 
 
 def _write(

@@ -1,11 +1,17 @@
 """One image -> geometry -> score map -> filter: the same path for evaluate, detect and calibration.
 
 A score map is float32 (h, w) in [0, 1], higher = more crack-like, in the geometry that was asked for.
+
+Windows of one shape share calls of the network, whichever image they are of. Statistics and dropout are each window's
+own, so what shares a call changes no score by more than rounding. Windows of different shapes never share: padding one
+to the other's size would change what its statistics see.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import jax
@@ -13,55 +19,160 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from cracks_jax.errors import UsageError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference, Darkness
 from cracks_jax.methods.registry import Method
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.postprocess import filters
-from cracks_jax.postprocess.tiles import pad_reflect, score_tiled
+from cracks_jax.postprocess.tiles import Tiles, Whole
+from cracks_jax.runtime.calls import NetworkCalls, OutOfMemory
 from cracks_jax.runtime.randomness import device_key
 
 PAPER_SIDE = 256
 # Reflected pixels around every image at native size: a network's zero padding leaves a bright rim in the error map,
 # which would be scored as crack where a side happens to be a multiple already. The papers' 256x256 has none.
 MARGIN = 16
-Window = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "h w"]]
+# Images that wait for others of their shape to fill a call hold no more pixels than this together, or are one image.
+WAITING_PIXELS = 2**23
+
+Image = UInt8[np.ndarray, "h w 3"]
+Map = Float[np.ndarray, "h w"]
+Stack = Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n h w"]]
+Tag = TypeVar("Tag")
 
 
 class Scorer:
     """A trained method with one way of detection: call it with an image, get its filtered score map.
 
     The same image gives the same map whatever was scored before it: dropout's key is the seed's, not the position's.
+
+    Args:
+      tile_batch: windows in one call of the network; None: as many as fit into `CALL_PIXELS`. A question of speed and
+        memory alone: a call of another size rounds differently (by 1e-6 or so), nothing else changes.
     """
 
-    def __init__(self, method: Method, state: Any, how: Detection, *, seed: int = 0):
+    def __init__(self, method: Method, state: Any, how: Detection, *, seed: int = 0, tile_batch: int | None = 1):
         self.method, self.how = method, how
-        self._window = window_scorer(method, state, how, seed)
+        self.calls = NetworkCalls(stack_scorer(method, state, how, seed), tile_batch)
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+    def __call__(self, image: Image) -> Map:
         return smooth(self.raw(in_geometry(image, self.how)), self.how)
 
-    def raw(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+    def raw(self, image: Image) -> Map:
         """The unfiltered map of an image that is in the geometry already."""
+        ((_, found),) = self._maps([(None, image)])
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    def stream(self, images: Iterable[tuple[Tag, Image]]) -> Iterator[tuple[Tag, Map | ValueError]]:
+        """The filtered map of each tagged image, in order; where one cannot be scored, what is wrong with it.
+
+        Images are taken ahead of the maps that come out, until a call is full or WAITING_PIXELS wait.
+        """
+        for tag, found in self._maps((tag, in_geometry(image, self.how)) for tag, image in images):
+            yield tag, found if isinstance(found, ValueError) else smooth(found, self.how)
+
+    def _maps(self, images: Iterable[tuple[Tag, Image]]) -> Iterator[tuple[Tag, Map | ValueError]]:
+        line = _Line[Tag](self.calls)
+        for tag, image in images:
+            line.take(tag, image, self._cut)
+            yield from line.finished()
+        line.end()
+        yield from line.finished()
+
+    def _cut(self, image: Image) -> Whole | Tiles:
         multiple = self.method.side_multiple
         if multiple == 1:
             # The floor is a filter over the whole image: windows would change what its background is.
-            return self._window(image)
+            return Whole(image, 1, 0)
         margin = MARGIN if self.how.geometry == "native" else 0
         height, width = (-(-(side + 2 * margin) // multiple) * multiple for side in image.shape[:2])
         if height * width > self.how.window_pixels:
             tile = max(self.how.tile // multiple, 1) * multiple
-            return score_tiled(image, self._window, tile, min(self.how.overlap, tile // 2))
-        padded, box = pad_reflect(image, multiple, margin)
-        return np.ascontiguousarray(self._window(padded)[box.slices])
+            return Tiles(image, tile, min(self.how.overlap, tile // 2))
+        return Whole(image, multiple, margin)
 
 
-def window_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> Window:
-    """One window -> its raw score map; compiled once per window size where there is a network."""
+@dataclass
+class _Place(Generic[Tag]):
+    """An image's place in the line: how it is cut and how far it is, or what is wrong with it."""
+
+    tag: Tag
+    pixels: int
+    cut: Whole | Tiles | None = None
+    error: ValueError | None = None
+    complete: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.complete or self.error is not None
+
+
+class _Line(Generic[Tag]):
+    """Images in order, their windows gathered by shape until a call is full."""
+
+    def __init__(self, calls: NetworkCalls):
+        self._calls = calls
+        self._places: deque[_Place[Tag]] = deque()
+        self._waiting: dict[tuple[int, ...], list[tuple[_Place[Tag], Image]]] = {}
+
+    def take(self, tag: Tag, image: Image, cut: Callable[[Image], Whole | Tiles]) -> None:
+        """The next image; what fills a call is scored."""
+        place = _Place(tag, image.shape[0] * image.shape[1])
+        self._places.append(place)
+        try:
+            place.cut = cut(image)
+        except ValueError as error:
+            place.error = error
+            return
+        for window in place.cut.windows():
+            waiting = self._waiting.setdefault(place.cut.shape, [])
+            waiting.append((place, window))
+            if len(waiting) >= self._calls.batch(place.cut.shape):
+                self._call(place.cut.shape)
+            if place.error is not None:
+                return
+        while sum(one.pixels for one in self._places) > WAITING_PIXELS:
+            first = next((one for one in self._places if not one.done), None)
+            if first is None or first.cut is None:
+                return
+            self._call(first.cut.shape)
+
+    def finished(self) -> Iterator[tuple[Tag, Map | ValueError]]:
+        """The images that are done, up to the first that is not; they leave the line."""
+        while self._places and self._places[0].done:
+            place = self._places.popleft()
+            if place.error is not None:
+                yield place.tag, place.error
+            elif place.cut is not None:
+                yield place.tag, place.cut.scores
+
+    def end(self) -> None:
+        """No image will come: scores what still waits."""
+        for shape in list(self._waiting):
+            self._call(shape)
+
+    def _call(self, shape: tuple[int, ...]) -> None:
+        waiting = [(place, window) for place, window in self._waiting.pop(shape, ()) if place.error is None]
+        try:
+            scores = self._calls([window for _, window in waiting])
+            for (place, _), score in zip(waiting, scores, strict=True):
+                place.complete = place.cut is not None and place.cut.add(score)
+        except (UsageError, OutOfMemory):
+            raise  # no fault of these images: another image would end the same way
+        except ValueError as error:
+            for place, _ in waiting:
+                place.error = error
+
+
+def stack_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> Stack:
+    """Windows (n, h, w, 3) -> their raw score maps; compiled once per n and window size where there is a network."""
     if isinstance(method, (Darkness, BackgroundDifference)):
         floor = method
-        return lambda image: floor.score(state, image[None].astype(np.float32) / 255, None, how)[0]
+        return lambda windows: floor.score(state, windows.astype(np.float32) / 255, None, how)
 
     # What happens to the map afterwards does not change the network's program: one compilation serves all of it.
     asked = Detection(
@@ -72,18 +183,18 @@ def window_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> 
         stretch_input=how.stretch_input,
     )
     score = _compiled(method, asked, seed)
-    return lambda image: np.asarray(score(state, np.ascontiguousarray(image)), np.float32)
+    return lambda windows: np.asarray(score(state, windows), np.float32)
 
 
 @lru_cache(maxsize=8)
 def _compiled(network: Segmentation | Restoration, how: Detection, seed: int) -> Callable[..., jax.Array]:
     key = device_key(seed, "score", 0)
 
-    @jax.jit
-    def score(state: Any, image: jax.Array) -> jax.Array:
-        return network.score(state, image[None].astype(jnp.float32) / 255, key, how)[0]
+    def score(state: Any, window: jax.Array) -> jax.Array:
+        return network.score(state, window[None].astype(jnp.float32) / 255, key, how)[0]
 
-    return score
+    # Mapped, not batched: every window has its own statistics and one and the same dropout mask.
+    return jax.jit(jax.vmap(score, in_axes=(None, 0)))
 
 
 def in_geometry(image: UInt8[np.ndarray, "h w 3"], how: Detection) -> UInt8[np.ndarray, "h w 3"]:

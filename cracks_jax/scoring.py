@@ -23,7 +23,11 @@ from cracks_jax.settings import replace_all
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: a run or a method without a network, and how to score."""
+    """What was asked for: a run or a method without a network, and how to score.
+
+    `tile_batch`: windows in one call of the network, None for as many as memory is sure to hold. One by one, as
+    `evaluate` scores, gives the same bits whatever the machine.
+    """
 
     run: Path | None = None
     method: str | None = None
@@ -34,6 +38,7 @@ class Request:
     settings: Sequence[str] = ()
     checkpoint: str = "best"
     calibration: str | None = None
+    tile_batch: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring
         step, state = run.state(request.checkpoint)
         names = {"run_id": run.experiment.run_id, "experiment": run.experiment.label, "checkpoint": step}
     names["preset"] = request.preset
-    scorer = Scorer(method, state, how, seed=seed)
+    scorer = Scorer(method, state, how, seed=seed, tile_batch=request.tile_batch)
     found = []
     for rule in parsed:
         labelled, undamaged = _calibration(rule, run, request.calibration)

@@ -3,7 +3,9 @@
 import csv
 import errno
 import os
+import threading
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import cv2
@@ -302,12 +304,12 @@ def test_a_later_call_replaces_its_own_names_and_keeps_the_other_rows(folder, ou
     assert written(out, "scores") == ["a.npy", "c.npy"]
 
 
-def test_rows_are_on_disk_when_the_next_picture_is_read_so_that_an_interruption_loses_none(folder, out, monkeypatch):
+def test_an_interruption_loses_no_row_of_what_was_finished(folder, out, monkeypatch):
+    """Ctrl-C while the third picture is read: the two before have their files and rows, older rows are kept."""
     run([folder / "a.png", folder / "c.png"], out)
-    old, seen = (out / "measurements.csv").read_bytes(), []
+    old = (out / "measurements.csv").read_bytes()
 
     def read(path):
-        seen.append([row["name"] for row in rows(out)])
         if path.name == "c.png":
             raise KeyboardInterrupt
         return read_image(path)
@@ -315,10 +317,83 @@ def test_rows_are_on_disk_when_the_next_picture_is_read_so_that_an_interruption_
     monkeypatch.setattr(verb, "read_image", read)
     with pytest.raises(KeyboardInterrupt):
         run([folder], out, **EXACT)
-    assert seen == [["a", "c"], ["a", "c", "a"], ["a", "c", "a", "b"]]
     assert [row["name"] for row in rows(out)] == ["a", "c", "b"]  # in order again, nothing lost
+    assert written(out, "masks") == written(out, "overlays") == ["a.png", "b.png", "c.png"]
     kept = old.decode().splitlines()[2]
     assert kept.startswith("c,") and kept in (out / "measurements.csv").read_text()
+
+
+def test_rows_keep_the_order_of_the_input_whichever_picture_is_finished_first(folder, out, monkeypatch):
+    """The first picture's files are only written once the last one's are."""
+    last, real = threading.Event(), verb._write
+
+    def slow(place, name, *rest):
+        if name == "a":
+            assert last.wait(60)
+        real(place, name, *rest)
+        if name == "c":
+            last.set()
+
+    monkeypatch.setattr(verb, "_write", slow)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert run([folder], out).written == 3
+    assert [row["name"] for row in rows(out)] == ["a", "b", "c"]
+
+
+def test_decoding_and_writing_overlap_with_scoring(folder, out, monkeypatch):
+    """The second picture is read, and the first one's mask written, while a later call of the network is under way."""
+    third_read, first_written = threading.Event(), threading.Event()
+    scorer, thresholds = ready()
+    real = scorer.calls._score
+
+    def score(stack):
+        score.calls += 1
+        if score.calls == 1:
+            assert third_read.wait(60)
+        if score.calls == 3:
+            assert first_written.wait(60)
+        return real(stack)
+
+    def read(path):
+        found = read_image(path)
+        if path.name == "c.png":
+            third_read.set()
+        return found
+
+    def write(place, name, *rest):
+        real_write(place, name, *rest)
+        first_written.set()
+
+    score.calls, real_write = 0, verb._write
+    scorer.calls._score = score
+    monkeypatch.setattr(verb, "read_image", read)
+    monkeypatch.setattr(verb, "_write", write)
+    assert detect([folder], out, scorer, thresholds, say=Said()).written == 3
+    assert score.calls == 3
+
+
+def test_what_is_held_at_a_time_does_not_grow_with_the_number_of_images(tmp_path, out, monkeypatch):
+    """With bounds of three small photographs each, no more than a dozen of thirty are alive at once."""
+    for number in range(30):
+        slab(tmp_path / "many" / f"{number:02d}.png")
+    alive, most = weakref.WeakSet(), 0
+
+    class Kept(np.ndarray):
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    def read(path):
+        nonlocal most
+        found = read_image(path).view(Kept)
+        alive.add(found)
+        most = max(most, len(alive))
+        return found
+
+    monkeypatch.setattr(verb, "read_image", read)
+    for name in ("READ_AHEAD", "WRITE_BEHIND"):
+        monkeypatch.setattr(verb, name, 3 * 30 * 40)
+    assert run([tmp_path / "many"], out, **EXACT).written == 30
+    assert 2 <= most <= 12
 
 
 def test_a_row_that_a_power_cut_left_half_written_is_dropped_and_the_rest_kept(folder, out):
@@ -407,13 +482,14 @@ def test_a_picture_that_cannot_be_scored_is_skipped_but_a_wrong_setting_stops_ev
     class Choosy:
         how = scorer.how
 
-        def __call__(self, image):
-            self.calls = getattr(self, "calls", 0) + 1
-            if self.calls == 1:
-                raise ValueError("image side 48 is below the network's 64")
-            if self.calls == 2:
-                return np.full(image.shape[:2], np.nan, np.float32)
-            return scorer(image)
+        def stream(self, images):
+            for number, (tag, image) in enumerate(images):
+                if number == 0:
+                    yield tag, ValueError("image side 48 is below the network's 64")
+                elif number == 1:
+                    yield tag, np.full(image.shape[:2], np.nan, np.float32)
+                else:
+                    yield tag, scorer(image)
 
     summary = detect([folder], out, Choosy(), thresholds, say=Said())
     assert summary.written == 1
@@ -423,11 +499,25 @@ def test_a_picture_that_cannot_be_scored_is_skipped_but_a_wrong_setting_stops_ev
     ]
 
     class Wrong(Choosy):
-        def __call__(self, image):
+        def stream(self, images):
             raise UsageError("a setting is wrong")
 
     with pytest.raises(UsageError, match="a setting is wrong"):
         detect([folder], out, Wrong(), thresholds, say=Said())
+
+
+def test_a_video_that_cannot_be_scored_is_said_once_and_left(video, out, folder):
+    scorer, thresholds = ready()
+
+    class NoVideos:
+        how = scorer.how
+
+        def stream(self, images):
+            for tag, image in images:
+                yield tag, ValueError("side 64") if image.shape[0] == 64 else scorer(image)
+
+    summary = detect([video, folder], out, NoVideos(), thresholds, say=Said())
+    assert summary.written == 3 and summary.skipped == [("drive.avi", "side 64")]
 
 
 def test_progress_with_rate_goes_to_standard_error_and_nothing_to_standard_output(folder, out, capfd):

@@ -1,8 +1,10 @@
 """From an image to its score map: geometry, windows and tiles, with stand-ins for a network that can be read off."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference
 from cracks_jax.predict import Scorer, in_geometry, mask_in_geometry, smooth
+from cracks_jax.runtime.calls import OutOfMemory
+from tests import tiny
+from tests.tiny import quick_compile  # noqa: F401
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,3 +135,119 @@ def test_filters_keep_scores_in_range(rng, kind):
         assert out is score
     if kind == "gaussian":
         np.testing.assert_allclose(out, cv2.GaussianBlur(score, (13, 13), 1.5), atol=1e-6)
+
+
+def _stacks(scorer):
+    """Sizes of the stacks (n, h, w) that a scorer's network is called with from now on."""
+    sizes, real = [], scorer.calls._score
+
+    def score(stack):
+        sizes.append(stack.shape[:3])
+        return real(stack)
+
+    scorer.calls._score = score
+    return sizes
+
+
+NETWORKS = {
+    "upcracknet": (lambda: tiny.restoration(depth=4), Detection(batch_norm="batch", dropout=True)),
+    "upcracknet, hidden": (lambda: tiny.restoration(depth=4), Detection(batch_norm="batch", restore="hidden")),
+    "crackseg": (tiny.crackseg, Detection(batch_norm="batch")),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_real_network_scores_tiles_and_photographs_alike_however_many_share_a_call(rng, quick_compile, name):  # noqa: F811
+    """Dropout and batch statistics are each window's own: only rounding differs, and no mask does."""
+    make, how = NETWORKS[name]
+    how = dataclasses.replace(how, tile=64, overlap=16, window_pixels=96 * 96)
+    method = make()
+    state = tiny.state_of(method)
+    # One is cut into tiles of 64, the others are one window each; the small ones share calls with the tiles.
+    images = [_image(rng, h, w) for h, w in ((100, 180), (40, 50), (20, 30), (33, 60), (24, 30), (30, 18))]
+    alone = Scorer(method, state, how, seed=3)
+    expected = [alone(image) for image in images]
+    scorer = Scorer(method, state, how, seed=3, tile_batch=4)
+    sizes = _stacks(scorer)
+    found = list(scorer.stream(enumerate(images)))
+    assert [tag for tag, _ in found] == list(range(len(images)))
+    assert max(size[0] for size in sizes) == 4 and len({size[1:] for size in sizes}) > 1
+    for (_, score), one in zip(found, expected, strict=True):
+        np.testing.assert_allclose(score, one, atol=2e-5)
+        threshold = np.quantile(one, 0.9) + 1e-4
+        assert (np.abs(one - threshold) < 2e-5).any() or ((score > threshold) == (one > threshold)).all()
+
+
+def test_only_windows_of_equal_shape_share_a_call_whichever_order_they_come_in(rng):
+    wide, high = [_image(rng, 40, 90) for _ in range(4)], [_image(rng, 90, 40) for _ in range(4)]
+    mixed = [image for pair in zip(wide, high, strict=True) for image in pair]
+    scorer = Scorer(RedOfPixel(), {}, Detection(), tile_batch=4)
+    sizes = _stacks(scorer)
+    found = list(scorer.stream(enumerate(mixed)))
+    assert sizes == [(4, 96, 128), (4, 128, 96)]
+    assert [tag for tag, _ in found] == list(range(8))
+    for (_, score), image in zip(found, mixed, strict=True):
+        np.testing.assert_allclose(score, _red(image), atol=1e-6)
+
+
+def test_tiles_of_two_photographs_share_a_call(rng):
+    images = [_image(rng, 100, 140) for _ in range(2)]
+    how = Detection(tile=64, overlap=0, window_pixels=64 * 64)
+    scorer = Scorer(RedOfPixel(), {}, how, tile_batch=6)
+    sizes = _stacks(scorer)
+    found = list(scorer.stream(enumerate(images)))
+    assert sizes == [(6, 64, 64)] * 2
+    for (_, score), image in zip(found, images, strict=True):
+        np.testing.assert_allclose(score, _red(image), atol=1e-6)
+
+
+def test_images_wait_for_others_only_up_to_a_number_of_pixels(rng, monkeypatch):
+    monkeypatch.setattr("cracks_jax.predict.WAITING_PIXELS", 3 * 40 * 50)
+    scorer = Scorer(RedOfPixel(), {}, Detection(), tile_batch=100)
+    taken = []
+
+    def images():
+        for number in range(10):
+            taken.append(number)
+            yield number, _image(rng, 40, 50)
+
+    for number, _ in scorer.stream(images()):
+        assert taken[-1] <= number + 4
+    assert len(taken) == 10
+
+
+def test_an_image_that_cannot_be_scored_costs_no_other_its_map(rng):
+    @dataclass(frozen=True, eq=False)
+    class NoSquares(RedOfPixel):
+        def score(self, state, images, key, how):
+            if images.shape[1] == images.shape[2]:
+                raise ValueError("no squares")
+            return images[..., 0]
+
+    images = [_image(rng, 40, 90), _image(rng, 40, 40), np.zeros((0, 4, 3), np.uint8), _image(rng, 40, 90)]
+    found = dict(Scorer(NoSquares(), {}, Detection(), tile_batch=2).stream(enumerate(images)))
+    assert list(found) == [0, 1, 2, 3]
+    assert "no squares" in str(found[1]) and "without pixels" in str(found[2])
+    for number in (0, 3):
+        np.testing.assert_allclose(found[number], _red(images[number]), atol=1e-6)
+    with pytest.raises(ValueError, match="no squares"):
+        Scorer(NoSquares(), {}, Detection())(images[1])
+
+
+def test_out_of_memory_in_the_network_makes_calls_smaller_and_every_map_is_there(rng, capsys):
+    images = [_image(rng, 40, 50) for _ in range(9)]
+    scorer = Scorer(RedOfPixel(), {}, Detection(), tile_batch=8)
+    real = scorer.calls._score
+
+    def small_memory(stack):
+        if len(stack) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(stack)
+
+    scorer.calls._score = small_memory
+    for number, score in scorer.stream(enumerate(images)):
+        np.testing.assert_allclose(score, _red(images[number]), atol=1e-6)
+    assert capsys.readouterr().err.count("out of memory with") == 2  # 8 to 4, 4 to 2
+    scorer.calls._score = lambda stack: small_memory(np.repeat(stack, 9, 0))
+    with pytest.raises(OutOfMemory, match="--tile 64"):
+        list(scorer.stream(enumerate(images)))

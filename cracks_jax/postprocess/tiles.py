@@ -1,9 +1,12 @@
 """Images of any size through windows of one size: reflected borders, overlapping tiles, blended seams.
 
 Images are uint8 (h, w, 3), score maps float32 (h, w). Reflection does not repeat the outermost pixel.
+
+`Whole` and `Tiles` are the two ways of cutting an image into windows of one shape. Both give their windows, take the
+windows' scores back in the same order, each when it is there, and hold the image's score map in the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -67,13 +70,25 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [(length - tile) * i // max(1, count - 1) for i in range(count)]
 
 
-def score_tiled(
-    image: UInt8[np.ndarray, "h w 3"],
-    score_window: Callable[[UInt8[np.ndarray, "t t 3"]], Float[np.ndarray, "t t"]],
-    tile: int,
-    overlap: int,
-) -> Float[np.ndarray, "h w"]:
-    """The score map of an image, from windows of tile x tile pixels, each scored by itself.
+class Whole:
+    """An image as one window: reflected borders of at least `margin`, the sides multiples of `multiple`."""
+
+    def __init__(self, image: UInt8[np.ndarray, "h w 3"], multiple: int, margin: int):
+        self._window, self._box = pad_reflect(image, multiple, margin)
+        self.shape = self._window.shape[:2]
+
+    def windows(self) -> Iterator[UInt8[np.ndarray, "t u 3"]]:
+        yield self._window
+
+    def add(self, scores: Float[np.ndarray, "t u"]) -> bool:
+        """The window's scores; True: the map is complete."""
+        _check_shape(scores, self.shape)
+        self.scores = np.ascontiguousarray(scores[self._box.slices])
+        return True
+
+
+class Tiles:
+    """An image as overlapping tiles of tile x tile pixels, each scored by itself.
 
     The image is first surrounded by overlap // 2 reflected pixels (more where it is smaller than a tile), so
     that its border, like every seam, lies inside a window. Seams are blended with linear ramps. Tiles are
@@ -82,29 +97,57 @@ def score_tiled(
     Beside the padded image and the result, memory holds one row of tiles.
 
     Raises:
-      ValueError: tile and overlap do not fit, or `score_window` returned another shape.
+      ValueError: tile and overlap do not fit.
     """
-    border = 2 * (overlap // 2)
-    height, width = image.shape[:2]
-    padded, inner = _pad_to(image, max(tile, height + border), max(tile, width + border))
-    rows, columns = (_starts(side, tile, overlap) for side in padded.shape[:2])
-    ramp = _ramp(tile, overlap)
-    down, across = _total(padded.shape[0], rows, ramp), _total(padded.shape[1], columns, ramp)
-    weight = np.outer(ramp, ramp)
-    out = np.empty(padded.shape[:2], np.float32)
-    band = np.zeros((tile, padded.shape[1]))
-    for y, following in zip(rows, [*rows[1:], padded.shape[0]], strict=True):
-        for x in columns:
-            scores = score_window(padded[y : y + tile, x : x + tile])
-            if scores.shape != (tile, tile):
-                raise ValueError(
-                    f"a window of {tile}x{tile} got scores of shape {scores.shape}; they must agree"
-                )
-            band[:, x : x + tile] += weight * scores
-        done = following - y  # later tiles reach no row above the next one's first
-        out[y:following] = band[:done] / np.outer(down[y:following], across)
-        band = np.concatenate([band[done:], np.zeros_like(band[:done])])
-    return np.ascontiguousarray(out[inner.slices])
+
+    def __init__(self, image: UInt8[np.ndarray, "h w 3"], tile: int, overlap: int):
+        border = 2 * (overlap // 2)
+        height, width = image.shape[:2]
+        self._padded, self._inner = _pad_to(image, max(tile, height + border), max(tile, width + border))
+        self._boxes = plan(self._padded.shape[0], self._padded.shape[1], tile, overlap)
+        self._rows, self._columns = (_starts(side, tile, overlap) for side in self._padded.shape[:2])
+        self.shape = (tile, tile)
+        ramp = _ramp(tile, overlap)
+        sides = zip(self._padded.shape[:2], (self._rows, self._columns), strict=True)
+        self._down, self._across = (_total(side, starts, ramp) for side, starts in sides)
+        self._weight = np.outer(ramp, ramp)
+        self._map = np.empty(self._padded.shape[:2], np.float32)
+        self._band = np.zeros((tile, self._padded.shape[1]))
+        self._added = 0
+
+    def windows(self) -> Iterator[UInt8[np.ndarray, "t t 3"]]:
+        """Every tile, row by row."""
+        for box in self._boxes:
+            yield self._padded[box.slices]
+
+    def add(self, scores: Float[np.ndarray, "t t"]) -> bool:
+        """The scores of the next tile; True: it was the last one, the map is complete."""
+        _check_shape(scores, self.shape)
+        row, column = divmod(self._added, len(self._columns))
+        x = self._columns[column]
+        self._band[:, x : x + scores.shape[1]] += self._weight * scores
+        self._added += 1
+        if column == len(self._columns) - 1:
+            self._finish_row(row)
+        return self._added == len(self._boxes)
+
+    def _finish_row(self, row: int) -> None:
+        """Later tiles reach no row above the next one's first: what lies there is done."""
+        y, following = [*self._rows, self._padded.shape[0]][row : row + 2]
+        done = following - y
+        self._map[y:following] = self._band[:done] / np.outer(self._down[y:following], self._across)
+        self._band = np.concatenate([self._band[done:], np.zeros_like(self._band[:done])])
+
+    @property
+    def scores(self) -> Float[np.ndarray, "h w"]:
+        """The image's score map, complete once `add` said so."""
+        return np.ascontiguousarray(self._map[self._inner.slices])
+
+
+def _check_shape(scores: np.ndarray, shape: tuple[int, ...]) -> None:
+    if scores.shape != shape:
+        found = "x".join(map(str, shape))
+        raise ValueError(f"a window of {found} got scores of shape {scores.shape}; they must agree")
 
 
 def _ramp(tile: int, overlap: int) -> Float[np.ndarray, " t"]:

@@ -4,9 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cracks_jax.postprocess.tiles import pad_reflect, plan, score_tiled
+from cracks_jax.postprocess.tiles import Tiles, Whole, pad_reflect, plan
 
 SIZES = [(1, 1), (7, 50), (32, 32), (33, 31), (100, 70), (65, 128)]
+
+
+def score_tiled(image, score, tile, overlap):
+    """Every tile scored by itself, one after another."""
+    tiles = Tiles(image, tile, overlap)
+    complete = [tiles.add(score(window)) for window in tiles.windows()]
+    assert complete == [False] * (len(complete) - 1) + [True]
+    return tiles.scores
 
 
 def _first_channel(window: np.ndarray) -> np.ndarray:
@@ -118,3 +126,14 @@ def test_every_window_has_the_same_size_and_is_seen_once(rng):
 def test_a_score_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="32x32"):
         score_tiled(np.zeros((40, 40, 3), np.uint8), lambda w: np.zeros((16, 16), np.float32), 32, 8)
+
+
+def test_a_whole_image_is_one_padded_window_and_comes_back_cropped(rng):
+    image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    whole = Whole(image, 32, 16)
+    (window,) = whole.windows()
+    assert window.shape == (96, 96, 3) and whole.shape == (96, 96)
+    assert whole.add(_first_channel(window))
+    np.testing.assert_array_equal(whole.scores, _first_channel(image))
+    with pytest.raises(ValueError, match="96x96"):
+        Whole(image, 32, 16).add(np.zeros((40, 50), np.float32))
