@@ -152,7 +152,7 @@ def _stacks(scorer):
 NETWORKS = {
     "upcracknet": (lambda: tiny.restoration(depth=4), Detection(batch_norm="batch", dropout=True)),
     "upcracknet, hidden": (lambda: tiny.restoration(depth=4), Detection(batch_norm="batch", restore="hidden")),
-    "crackseg": (tiny.crackseg, Detection(batch_norm="batch")),
+    "crackseg": (tiny.crackseg, Detection()),
 }
 
 
