@@ -5,13 +5,17 @@ stride 1 and gives ceil(size / stride) otherwise.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cracks_jax.layers.norm import BatchNorm, NormMode
-from cracks_jax.ops.kernel_gradient import conv_general_dilated
+from cracks_jax.ops.convolution import conv_general_dilated
+
+# Flax's convolution in the form that is fastest on the platform.
+Conv = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 # He et al. 2015, eq. 14 for the backward pass; what torchvision draws its ResNets from.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -26,10 +30,10 @@ def convolution(
     use_bias: bool = False,
     dtype: Any = None,
     name: str | None = None,
-) -> nn.Conv:
+) -> nn.Module:
     """A convolution with He normal (fan out) kernels, padded by rate x (kernel - 1) / 2 on each side."""
     pad = rate * (kernel - 1) // 2
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         strides=(stride, stride),
@@ -37,7 +41,6 @@ def convolution(
         kernel_dilation=(rate, rate),
         use_bias=use_bias,
         kernel_init=he_normal_fan_out,
-        conv_general_dilated=conv_general_dilated,
         dtype=dtype,
         name=name,
     )

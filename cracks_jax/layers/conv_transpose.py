@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from cracks_jax.ops.convolution import KERNEL, conv_transpose_parity
+from cracks_jax.ops.convolution import KERNEL, conv_transpose
 
 
 class ConvTranspose(nn.Module):
@@ -36,7 +36,7 @@ class ConvTranspose(nn.Module):
         )
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return conv_transpose_parity(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return conv_transpose(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:

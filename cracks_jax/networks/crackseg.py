@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cracks_jax.layers.blocks import ConvNormAct
+from cracks_jax.layers.blocks import Conv, ConvNormAct
 from cracks_jax.layers.norm import BatchNorm, NormMode
 from cracks_jax.networks.backbones.resnet import ResNet
 from cracks_jax.ops.precision import at_least_float32
@@ -208,7 +208,7 @@ class CrackSeg(nn.Module):
             decoder = self.decoder(norm=self.norm, dtype=self.dtype, name="upsampling_module")
             y = decoder(y, [features[name] for name in self.low_level], quarter, mode)
             features["upsampling"] = y
-        logits = nn.Conv(self.classes, (1, 1), dtype=self.dtype, name="classifier")(y)
+        logits = Conv(self.classes, (1, 1), dtype=self.dtype, name="classifier")(y)
         # Half precision ends here: enlarging and the softmax are cheap, and thresholds need the digits.
         logits = at_least_float32(logits)
         return resize_bilinear(logits, size), features

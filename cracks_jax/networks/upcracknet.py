@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cracks_jax.layers.blocks import Conv
 from cracks_jax.layers.conv_transpose import ConvTranspose, uniform_fan_in
 from cracks_jax.layers.norm import BatchNorm, NormMode
 from cracks_jax.ops.precision import at_least_float32
@@ -48,7 +49,7 @@ def _convolution(
     x: Float[Array, "b h w i"], features: int, stride: int, dtype: Any
 ) -> Float[Array, "b h2 w2 o"]:
     """Kernel 4, padding 1, initialised as the authors do; a submodule `conv` of the block that calls."""
-    return nn.Conv(
+    return Conv(
         features,
         KERNEL,
         (stride, stride),

@@ -1,4 +1,4 @@
-"""The parity form of the transposed convolution is the same function as Flax's and PyTorch's."""
+"""The two convolutions are the same functions as Flax's and PyTorch's; the platform decides their form."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cracks_jax.layers.conv_transpose import ConvTranspose
-from cracks_jax.ops.convolution import conv_transpose_parity
+from cracks_jax.ops.convolution import conv_general_dilated, conv_transpose, conv_transpose_parity
 from tests.reference.parity import assert_parity
 
 SHAPES = [(2, 5, 3, 4, 6), (1, 1, 1, 3, 2), (2, 4, 8, 6, 3)]
@@ -71,20 +71,59 @@ def test_layer_has_the_parameters_of_flax():
         np.testing.assert_array_equal(a, b)
 
 
-def test_gradient_holds_no_dilated_input(rng):
+def test_parity_form_holds_no_dilated_input(rng):
     """Slow is a convolution over an input with zeros put between its pixels: value and gradient hold none.
 
     The same count sees them in Flax's form.
     """
+    x, params, weight = _problem(rng, SHAPES[0])
 
-    def dilations(module):
-        x, params, weight = _problem(rng, SHAPES[0])
-        jaxpr = jax.make_jaxpr(lambda p, x: _value_and_gradients(module, x, p, weight))(params, x)
-        return str(jaxpr).count("lhs_dilation=(2, 2)"), str(jaxpr).count("conv_general_dilated[")
+    def dilations(conv):
+        def loss(kernel, x):
+            return jnp.sum(conv(x, kernel) * weight)
 
-    dilated, convolutions = dilations(ConvTranspose(6))
-    assert (dilated, convolutions) == (0, 12)
-    assert dilations(nn.ConvTranspose(6, (4, 4), (2, 2)))[0] > 0
+        jaxpr = str(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(params["kernel"], x))
+        return jaxpr.count("lhs_dilation=(2, 2)"), jaxpr.count("conv_general_dilated[")
+
+    assert dilations(conv_transpose_parity) == (0, 12)
+    assert dilations(lambda x, kernel: jax.lax.conv_transpose(x, kernel, (2, 2), "SAME"))[0] > 0
+
+
+def _convolutions(platform, dtype=jnp.float32):
+    """How many convolutions and products the gradients of a 1x1 layer and of a transposed one hold on a platform."""
+    x = jax.ShapeDtypeStruct((1, 8, 8, 3), dtype)
+    one, four = jax.ShapeDtypeStruct((1, 1, 3, 4), dtype), jax.ShapeDtypeStruct((4, 4, 4, 4), dtype)
+
+    def loss(one, four, x):
+        y = conv_general_dilated(
+            x, one, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.sum(conv_transpose(y, four) ** 2)
+
+    step = jax.jit(jax.grad(loss, (0, 1, 2)))
+    text = jax.export.export(step, platforms=[platform])(one, four, x).mlir_module()
+    return text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")
+
+
+def test_platform_that_the_program_is_lowered_for_decides_the_form():
+    """A processor gets products, a TPU its own convolutions: lowered on the same machine, from the same call."""
+    assert _convolutions("cpu")[0] == 0 and _convolutions("cpu")[1] > 0
+    assert _convolutions("tpu")[0] > 0 and _convolutions("tpu")[1] == 0
+    assert _convolutions("cuda")[0] > 0 and _convolutions("cuda")[1] == 0
+
+
+def test_half_precision_keeps_the_plain_form():
+    convolutions, products = _convolutions("cpu", jnp.bfloat16)
+    assert convolutions > 0 and products == 0
+
+
+def test_unusual_convolutions_are_passed_on(rng):
+    """Named padding, groups and input dilation: the value of jax.lax."""
+    x = jnp.asarray(rng.normal(size=(1, 8, 8, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 6)), jnp.float32)
+    how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 2}
+    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **how)
+    np.testing.assert_array_equal(conv_general_dilated(x, kernel, (1, 1), "SAME", **how), expected)
 
 
 def test_compute_dtype_is_asked_for_by_name():
@@ -107,4 +146,4 @@ def test_strict_promotion_is_kept(strict):
 )
 def test_other_kernels_and_channels_are_refused(x, kernel, words):
     with pytest.raises(ValueError, match=words):
-        conv_transpose_parity(jnp.zeros(x), jnp.zeros(kernel))
+        conv_transpose(jnp.zeros(x), jnp.zeros(kernel))

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cracks_jax.layers.blocks import Conv
+
 SQUEEZE = {2: 16, 3: 16, 4: 32, 5: 32, 6: 48, 7: 48, 8: 64, 9: 64}
 EXPAND = {2: 64, 3: 64, 4: 128, 5: 128, 6: 192, 7: 192, 8: 256, 9: 256}
 FEATURES = ("fire3", "fire5", "fire8", "fire9")
@@ -30,9 +32,9 @@ class Fire(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        x = nn.relu(nn.Conv(self.squeeze, (1, 1), name="squeeze")(x))
-        ones = nn.relu(nn.Conv(self.expand, (1, 1), name="expand1x1")(x))
-        threes = nn.relu(nn.Conv(self.expand, (3, 3), padding=1, name="expand3x3")(x))
+        x = nn.relu(Conv(self.squeeze, (1, 1), name="squeeze")(x))
+        ones = nn.relu(Conv(self.expand, (1, 1), name="expand1x1")(x))
+        threes = nn.relu(Conv(self.expand, (3, 3), padding=1, name="expand3x3")(x))
         return jnp.concatenate([ones, threes], -1)
 
 
@@ -59,7 +61,7 @@ class SqueezeNetFeatures(nn.Module):
                 " pixels (resize the image)"
             )
         features: dict[str, Array] = {}
-        x = nn.relu(nn.Conv(64, (3, 3), (2, 2), padding="VALID", name="conv0")(x))
+        x = nn.relu(Conv(64, (3, 3), (2, 2), padding="VALID", name="conv0")(x))
         x = _pool(x)
         for fire in SQUEEZE:
             name = f"fire{fire}"
@@ -69,7 +71,7 @@ class SqueezeNetFeatures(nn.Module):
             if fire in _POOLED:
                 x = _pool(x)
         if self.classifier:
-            features["conv25"] = nn.relu(nn.Conv(CLASSES, (1, 1), name="conv25")(x))
+            features["conv25"] = nn.relu(Conv(CLASSES, (1, 1), name="conv25")(x))
         return features
 
 

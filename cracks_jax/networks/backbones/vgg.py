@@ -7,6 +7,8 @@ Submodules `conv1_1` to `conv5_2`: the later convolutions and the classifier giv
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from cracks_jax.layers.blocks import Conv
+
 # Channels and convolutions of each block.
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 2))
 FEATURES = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
@@ -34,7 +36,7 @@ class VGG19Features(nn.Module):
             if block > 1:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for i in range(1, convolutions + 1):
-                x = nn.relu(nn.Conv(width, (3, 3), padding=1, name=f"conv{block}_{i}")(x))
+                x = nn.relu(Conv(width, (3, 3), padding=1, name=f"conv{block}_{i}")(x))
                 if f"relu{block}_{i}" in FEATURES:
                     features[f"relu{block}_{i}"] = x
         return features
