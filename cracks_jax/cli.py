@@ -8,12 +8,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cracks_jax import __version__
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.runtime.memory import keep_freed_memory
 
 EXIT_STOPPED = 75
 
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
+    keep_freed_memory()
     sys.exit(main())
 
 
@@ -50,7 +53,9 @@ def _fail(message: str, code: int) -> int:
 
 def _quickstart(options: argparse.Namespace) -> int:
     from cracks_jax.quickstart import quickstart
+    from cracks_jax.runtime.compilation import keep_compiled
 
+    keep_compiled()
     print(quickstart(options.out))
     return 0
 
@@ -58,6 +63,7 @@ def _quickstart(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from cracks_jax.experiment import apply_settings, load_file
     from cracks_jax.runs import open_run
+    from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.train import Stopped, train
 
     if (options.file is None) == (options.repeat is None):
@@ -72,8 +78,9 @@ def _train(options: argparse.Namespace) -> int:
     else:
         experiment = load_file(options.file, options.member)
     experiment = apply_settings(experiment, options.set)
+    keep_compiled(experiment.machine.compilation_cache)
     try:
-        metrics = train(experiment, folder)
+        metrics = train(experiment, folder, options.profile)
     except Stopped as stopped:
         return _fail(str(stopped), EXIT_STOPPED)
     if options.repeat is not None:
@@ -96,10 +103,14 @@ def _compared(metrics: dict[str, Any], repeated: Path) -> str:
 def _evaluate(options: argparse.Namespace) -> int:
     from cracks_jax.data.datasets import open_dataset, parse_spec
     from cracks_jax.evaluate import evaluate, table
+    from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.scoring import open_scoring
 
     dataset = open_dataset(*parse_spec(options.data), need_masks=True)
-    metrics = evaluate(dataset, open_scoring(_request(options)))
+    keep_compiled()
+    scoring = open_scoring(_request(options))
+    with _profiled_calls(options.profile, scoring):
+        metrics = evaluate(dataset, scoring)
     print(json.dumps(metrics) if options.json else table(metrics))
     return 0
 
@@ -115,21 +126,34 @@ def _score(options: argparse.Namespace) -> int:
 
 def _detect(options: argparse.Namespace) -> int:
     from cracks_jax.detect import detect
+    from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.scoring import open_scoring
 
+    keep_compiled()
     scoring = open_scoring(_request(options, tile_batch=options.tile_batch))
-    summary = detect(
-        options.inputs,
-        options.out,
-        scoring.scorer,
-        scoring.thresholds,
-        scores=options.scores,
-        mm_per_px=options.mm_per_px,
-        every=options.every,
-        say=_say,
-    )
+    with _profiled_calls(options.profile, scoring):
+        summary = detect(
+            options.inputs,
+            options.out,
+            scoring.scorer,
+            scoring.thresholds,
+            scores=options.scores,
+            mm_per_px=options.mm_per_px,
+            every=options.every,
+            say=_say,
+        )
     print(f"{summary.written} written to {options.out}, {len(summary.skipped)} skipped")
     return 0
+
+
+@contextmanager
+def _profiled_calls(folder: Path | None, scoring: Any) -> Iterator[None]:
+    """Traces calls of the network from the third on: the first of each size compile."""
+    from cracks_jax.runtime.profile import profile
+
+    with profile(folder, 3, 8, "network call") as trace:
+        scoring.scorer.calls.after_call = trace
+        yield
 
 
 def _data_check(options: argparse.Namespace) -> int:
@@ -188,6 +212,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run", type=Path, metavar="DIR", help="default: runs/<file>-<form>[-<member>]-<run_id>")
     train.add_argument("--repeat", type=Path, metavar="RUN", help="train what RUN's experiment.json says, again")
     _settings(train, "training.steps=100")
+    _profile(train, "steps 5 to 8")
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a labelled split",
                      "cracks-jax evaluate runs/RUN --data deepcrack:test --geometry resize256 --rule otsu")  # fmt: skip
@@ -195,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--method", metavar="NAME", help="instead of RUN: darkness or background_difference")
     evaluate.add_argument("--data", required=True, metavar="NAME_OR_PATH[:SPLIT]", help="images with masks")
     _detection(evaluate)
+    _profile(evaluate, "calls 3 to 8 of the network")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     score = _verb(verbs, "score", _score, "score any tool's predictions against masks",
@@ -213,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--run", type=Path, metavar="RUN", help="a trained run")
     which.add_argument("--method", metavar="NAME", help="darkness or background_difference: no training needed")
     _detection(detect)
+    _profile(detect, "calls 3 to 8 of the network")
     detect.add_argument("--scores", action="store_true", help="write score maps (.npy, float32) too")
     detect.add_argument("--mm-per-px", type=float, metavar="X", help="measure in millimetres too")
     detect.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
@@ -252,6 +279,10 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argpar
 
 def _settings(verb: argparse.ArgumentParser, example: str) -> None:
     verb.add_argument("--set", action="extend", nargs="+", default=[], metavar="PATH=VALUE", help=f"e.g. {example}")
+
+
+def _profile(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--profile", type=Path, metavar="DIR", help=f"write a jax.profiler trace of {what} to DIR")
 
 
 def _detection(verb: argparse.ArgumentParser) -> None:
@@ -296,8 +327,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _bar(label: str, unit: str) -> Any:
     """A progress bar fed by callbacks (done, total)."""
-    from contextlib import contextmanager
-
     from tqdm import tqdm
 
     @contextmanager
