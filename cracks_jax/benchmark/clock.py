@@ -17,7 +17,7 @@ def alternate(
     draw: Callable[[int], dict[str, np.ndarray]],
     repeats: int,
     *,
-    rest: float = REST_SECONDS,
+    rest: float,
     now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every run by contender, taken in turn: A B A B, so that a slow minute of the machine meets all.

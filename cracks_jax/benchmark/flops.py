@@ -150,7 +150,9 @@ def step_gflop(job: Job) -> float:
 
 
 def least_bytes(job: Job) -> int:
-    """Float32 bytes that a job cannot do without: all maps of a step, the largest of a forward pass; whole batch."""
+    """Bytes that a job cannot do without: all float32 maps of a step, the largest of a forward pass, a batch read."""
+    if job.kind == "input":
+        return 2 * 3 * job.batch * job.size**2
     layers = forward_layers(job)
     values = [layer.values for layer in layers]
     each = sum(values) if job.kind in ("step", "pipeline") else max(values)

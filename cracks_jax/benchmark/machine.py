@@ -83,15 +83,14 @@ def available_memory() -> int | None:
 
 
 def demand_memory(what: str, needed: int, batch: int) -> None:
-    """CracksError, with the batch that fits, where `needed` bytes are more than there are."""
+    """CracksError, with a batch that may fit, where `needed` bytes, a lower bound, are more than there are."""
     available = available_memory()
     if available is None or needed <= available:
         return
     fits = batch * available // needed
-    remedy = f"use --batch {fits}" if fits else "use a smaller --size"
-    raise CracksError(
-        f"{what} needs {needed / 2**30:,.1f} GiB of memory; {available / 2**30:.1f} GiB are free here: {remedy}"
-    )
+    remedy = f"use --batch {fits} or less" if fits else "use a smaller --size"
+    asked, free = (f"{size / 2**30:,.1f} GiB" for size in (needed, available))
+    raise CracksError(f"{what} needs at least {asked} of memory, {free} are free here: {remedy}")
 
 
 def peak_memory() -> int:

@@ -51,6 +51,7 @@ def read_input(job: Job, data: str, *, workers: int, target_rate: float | None) 
       target_rate: images per second of a training that must not wait; None plans for no rate.
     """
     _check_workers(workers)
+    prepare(job)
     with _opened(job, data) as dataset:
         ways = {
             way: _reading(job, dataset, workers, cached=way == "cached") for way in ("decoding", "cached")

@@ -84,7 +84,8 @@ def _compared(
 
     contenders, found = _opened(offered.offers, batches, reference, _tolerance(job) if check else None)
     say(f"{job.label}: {job.repeats} repeats of {', '.join([ours.NAME, *contenders])}")
-    seconds = clock.alternate({ours.NAME: own, **contenders}, lambda i: draw(job, i), job.repeats)
+    everyone = {ours.NAME: own, **contenders}
+    seconds = clock.alternate(everyone, lambda i: draw(job, i), job.repeats, rest=clock.REST_SECONDS)
     times = clock.summary(seconds.pop(ours.NAME))
     record = {**head(job), **times, **compute(own.program, gflop, job, times["seconds"])}
     record["memory"]["process_peak_ours_alone"] = alone
