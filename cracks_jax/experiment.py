@@ -105,7 +105,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Machine:
-    """What may differ between two attempts at one run without changing its result's meaning."""
+    """What may differ between two attempts at one run without changing its result's meaning.
+
+    `compilation_cache`: where compiled programs are kept between starts: `user` (the user's cache folder, or what
+    JAX_COMPILATION_CACHE_DIR names), a path, or none.
+    """
 
     workers: int = 0
     devices: int | None = None
@@ -113,6 +117,7 @@ class Machine:
     log_every: int = 20
     checkpoint_every: int = 500
     cache: str = "runs/prepared"
+    compilation_cache: str | None = "user"
 
     def __post_init__(self) -> None:
         _demand(self.workers >= 0, "machine.workers", self.workers, "0 (decode in this process) or more")
@@ -205,9 +210,9 @@ def science(experiment: Experiment) -> dict[str, Any]:
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
-    """Science and machine; the cache's place is left out, as every path is."""
+    """Science and machine; the caches' places are left out, as every path is."""
     machine = dataclasses.asdict(experiment.machine)
-    del machine["cache"]
+    del machine["cache"], machine["compilation_cache"]
     return {"science": science(experiment), "machine": machine}
 
 

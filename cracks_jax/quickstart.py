@@ -6,15 +6,13 @@
   OUT/runs/crackseg/           CrackSeg, small, trained on labelled pictures
   OUT/pictures/overlays.png    test pictures with everyone's answers      OUT/pictures/curves.png  learning curves
   OUT/table.md, results.json   every method under every rule, and how it stands to the floor under the same rule
-  OUT/compiled/                compiled programs, so that the same command again starts faster
 
 The same command again goes on where the last one stopped; what is finished is not done twice.
 """
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,27 +89,26 @@ def quickstart(out: Path, settings: _Settings | None = None) -> str:
     """
     how = settings or _Settings()
     clock = _Clock()
-    with _compiled_programs(out / "compiled"):
-        clock.say("1/5 drawing pavements")
-        data = out / "data" / "pavement"
-        _draw(data, how)
-        held_out = split_validation(open_dataset(data, "train", need_masks=True), how.validation)[1]
-        test = open_dataset(data, "test", need_masks=True)
-        first_look = out / "pictures" / "first_look.png"
-        _draw_first_look(first_look, data, test, held_out, how)
-        clock.say(f"first picture: {first_look}")
+    clock.say("1/5 drawing pavements")
+    data = out / "data" / "pavement"
+    _draw(data, how)
+    held_out = split_validation(open_dataset(data, "train", need_masks=True), how.validation)[1]
+    test = open_dataset(data, "test", need_masks=True)
+    first_look = out / "pictures" / "first_look.png"
+    _draw_first_look(first_look, data, test, held_out, how)
+    clock.say(f"first picture: {first_look}")
 
-        clock.say(f"2/5 training {UPCRACKNET} on undamaged pictures, without labels")
-        up_run = _trained(_upcracknet(data, how), out / "runs" / "upcracknet")
-        clock.say(f"3/5 training {CRACKSEG} on labelled pictures")
-        seg_run = _trained(_crackseg(data, how), out / "runs" / "crackseg")
+    clock.say(f"2/5 training {UPCRACKNET} on undamaged pictures, without labels")
+    up_run = _trained(_upcracknet(data, how), out / "runs" / "upcracknet")
+    clock.say(f"3/5 training {CRACKSEG} on labelled pictures")
+    seg_run = _trained(_crackseg(data, how), out / "runs" / "crackseg")
 
-        clock.say(f"4/5 scoring {len(test)} test pictures")
-        judges = _judges(up_run, seg_run, held_out)
-        rows = _score(test, judges)
-        clock.say("5/5 drawing overlays and curves")
-        _draw_overlays(out / "pictures" / "overlays.png", test, judges, how)
-        _draw_curves(out / "pictures" / "curves.png", up_run, seg_run)
+    clock.say(f"4/5 scoring {len(test)} test pictures")
+    judges = _judges(up_run, seg_run, held_out)
+    rows = _score(test, judges)
+    clock.say("5/5 drawing overlays and curves")
+    _draw_overlays(out / "pictures" / "overlays.png", test, judges, how)
+    _draw_curves(out / "pictures" / "curves.png", up_run, seg_run)
     notes = _notes(test, held_out, up_run, how)
     table = _table(rows)
     _write(out, rows, table, notes, how)
@@ -418,20 +415,6 @@ class _Clock:
 
     def say(self, text: str) -> None:
         _say(f"[{time.monotonic() - self._start:4.0f} s] {text}")
-
-
-@contextmanager
-def _compiled_programs(folder: Path) -> Iterator[None]:
-    """Keeps compiled programs in a folder: validations share them, and the same command again finds them."""
-    wanted = {"jax_compilation_cache_dir": str(folder.absolute()), "jax_persistent_cache_min_compile_time_secs": 0.5}
-    before = {name: jax.config.values[name] for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def _interval() -> float:

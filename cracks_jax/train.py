@@ -36,11 +36,14 @@ from cracks_jax.pretrained import adopt, resolve_weights
 from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, check_same_run, describe_run, note_attempt
 from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
+from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, write_json
 from cracks_jax.validation import Validator, validator
 
 STOPPED = 75
+# Counted from the start; the steps before them compile and warm up.
+PROFILED_STEPS = (5, 8)
 
 # The data set that needs no download; `data.recipe_settings` say how many pictures, and of which size.
 DRAWN = "drawn"
@@ -64,8 +67,10 @@ class TrainingData:
 # --------------------------------------------------------------------------------------------- the story
 
 
-def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
+def train(experiment: Experiment, folder: Path | None = None, profiled: Path | None = None) -> dict[str, Any]:
     """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds.
+
+    `profiled`: a folder for a trace of a few steps.
 
     Raises:
       Stopped: a signal came; the same call goes on from where it stopped.
@@ -73,10 +78,12 @@ def train(experiment: Experiment, folder: Path | None = None) -> dict[str, Any]:
       UsageError: the experiment cannot be trained as it is set.
     """
     with stop_on_signal() as stop_asked:  # from here on: preparing data and compiling can take minutes
-        return _train(experiment, folder, stop_asked)
+        return _train(experiment, folder, stop_asked, profiled)
 
 
-def _train(experiment: Experiment, folder: Path | None, stop_asked: Callable[[], bool]) -> dict[str, Any]:
+def _train(
+    experiment: Experiment, folder: Path | None, stop_asked: Callable[[], bool], profiled: Path | None
+) -> dict[str, Any]:
     began = time.monotonic()
     experiment = resolve_weights(experiment, say)
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
@@ -111,6 +118,7 @@ def _train(experiment: Experiment, folder: Path | None, stop_asked: Callable[[],
         closing(checkpoints),  # whatever ends the loop, a save under way is committed
         _input(experiment, data, start) as stream,
         progress(start, training.steps) as bar,
+        profile(profiled, *PROFILED_STEPS) as trace,
     ):
         pending: tuple[int, Any] | None = None
         step, enough = start, _out_of_patience(records, experiment)
@@ -119,6 +127,9 @@ def _train(experiment: Experiment, folder: Path | None, stop_asked: Callable[[],
             rates = hyper(experiment, schedule(step))
             state, metrics = step_fn(state, batch, rates, device_key(experiment.seed, "train", step))
             step += 1
+            trace(metrics)
+            if step == start + 1:
+                _note_first_step(folder, metrics, began)
             # The step before is looked at while this one runs, so that checking costs no time on an accelerator.
             if pending is not None:
                 _log(records, bar, experiment, *pending, steps_per_epoch)
@@ -340,6 +351,14 @@ def _save(checkpoints: Checkpoints, step: int, state: Any, records: Records, exp
             "Lower training.learning_rate, or look at the images of this step"
         )
     checkpoints.save(step, state, best=_best_step(records, experiment))
+
+
+def _note_first_step(folder: Path, metrics: Any, began: float) -> None:
+    """How long a start takes: data, compiling (or reading what was compiled before) and one step."""
+    jax.block_until_ready(metrics)
+    seconds = round(time.monotonic() - began, 2)
+    note_attempt(folder, seconds_to_first_step=seconds)
+    say(f"first step after {seconds:.1f} s")
 
 
 def _finish(folder: Path, experiment: Experiment, records: Records, state: Any, step: int) -> dict[str, Any]:

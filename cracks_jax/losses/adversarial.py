@@ -17,6 +17,7 @@ from cracks_jax.ops.precision import at_least_float32
 GeneratorForm = Literal["non_saturating", "minimax"]
 
 
+@jax.named_scope("discriminator_loss")
 def discriminator_loss(real_logits: Float[Array, "..."], fake_logits: Float[Array, "..."]) -> Float[Array, ""]:
     """Binary cross-entropy, real as 1 plus restored as 0: mean(-log D(real)) + mean(-log(1 - D(fake))).
 
@@ -26,6 +27,7 @@ def discriminator_loss(real_logits: Float[Array, "..."], fake_logits: Float[Arra
     return jnp.mean(_softplus(-real_logits)) + jnp.mean(_softplus(fake_logits))
 
 
+@jax.named_scope("generator_loss")
 def generator_loss(fake_logits: Float[Array, "..."], form: GeneratorForm) -> Float[Array, ""]:
     """What the generator minimises on the discriminator's logits for its restorations.
 

@@ -18,12 +18,14 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
+@jax.named_scope("mae")
 def mae(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> Float[Array, ""]:
     """Mean absolute error over pixels and channels, eq. 3 (it prints the norm; the authors take the mean)."""
     a, b = _pair("mae", a, b)
     return _mean_absolute(a - b)
 
 
+@jax.named_scope("ssim")
 def ssim(
     a: Float[Array, "b h w c"], b: Float[Array, "b h w c"], *, data_range: float = 2.0, padding: int = 0
 ) -> Float[Array, ""]:
@@ -65,6 +67,7 @@ def _check_window(shape: tuple[int, ...], padding: int) -> None:
         )
 
 
+@jax.named_scope("msgms_loss")
 def msgms_loss(
     a: Float[Array, "b h w c"],
     b: Float[Array, "b h w c"],
@@ -132,6 +135,7 @@ def gram(features: Float[Array, "b h w c"]) -> Float[Array, "b c c"]:
     return product / (c * h * w)
 
 
+@jax.named_scope("style_loss")
 def style_loss(
     features_a: Sequence[Float[Array, "b h w c"]], features_b: Sequence[Float[Array, "b h w c"]]
 ) -> Float[Array, ""]:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from cracks_jax.ops.precision import at_least_float32
 
 
+@jax.named_scope("cross_entropy")
 def cross_entropy(
     logits: Float[Array, "b h w 2"], mask: Bool[Array, "b h w"] | Integer[Array, "b h w"]
 ) -> Float[Array, ""]:

@@ -32,6 +32,7 @@ def check_shares(settings: Any, *names: str) -> None:
             raise UsageError(f"method.{name} is {value}; expected a share from 0 to below 1")
 
 
+@jax.named_scope("optimiser")
 def update(
     tx: optax.GradientTransformation,
     gradients: PyTree,
