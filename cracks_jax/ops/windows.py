@@ -49,7 +49,9 @@ def _correlate_forward(x: Array, taps: tuple[float, ...], axis: int, step: int) 
 def _correlate_backward(taps: tuple[float, ...], axis: int, step: int, _: None, g: Array) -> tuple[Array]:
     padding = [(0, 0)] * g.ndim
     padding[axis] = ((len(taps) - 1) * step,) * 2
-    return (correlate(jnp.pad(g, padding), taps[::-1], axis, step),)
+    # Without the barrier the compiler computes what leads to g again inside the padding, at several times the cost.
+    padded = jnp.pad(jax.lax.optimization_barrier(g), padding)
+    return (correlate(padded, taps[::-1], axis, step),)
 
 
 correlate.defvjp(_correlate_forward, _correlate_backward)
