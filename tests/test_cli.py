@@ -14,7 +14,7 @@ import pytest
 from cracks_jax import cli, train
 from cracks_jax.data.images import read_image, read_mask, write_image, write_mask
 from tests.tiny import quick_compile, short_trunk  # noqa: F401
-from tests.tiny_runs import command, finish, pavements, photo, runs, start  # noqa: F401
+from tests.tiny_runs import command, contents, finish, pavements, photo, runs, start  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 FLOOR = ("--method", "background_difference")
@@ -56,7 +56,7 @@ def asked(monkeypatch):
     """What `train` would have been called with: [(experiment, folder)]."""
     calls = []
 
-    def record(experiment, folder):
+    def record(experiment, folder, profiled):
         calls.append((experiment, folder))
         return {}
 
@@ -243,6 +243,7 @@ def test_detect_takes_files_folders_and_every_flag(tmp_path, photo):  # noqa: F8
     answer = command(
         "detect", photo, folder, "--out", out, "--method", "darkness", "--rule", "0.5", "--tile", 64,
         "--geometry", "resize256", "--set", "detection.filter=gaussian", "--mm-per-px", 0.5, "--every", 2,
+        "--tile-batch", 2,
     ).ok()  # fmt: skip
     assert answer.out == f"2 written to {out}, 0 skipped\n"
     assert not (out / "scores").exists()
@@ -250,6 +251,29 @@ def test_detect_takes_files_folders_and_every_flag(tmp_path, photo):  # noqa: F8
     assert "length_mm" in header and len(rows) == 2
     for name in (photo.stem, "other"):
         assert read_mask(out / "masks" / f"{name}.png").shape == read_image(out / "overlays" / f"{name}.png").shape[:2]
+
+
+def test_a_tile_batch_changes_speed_and_no_mask(tmp_path, photo):  # noqa: F811
+    answers = {}
+    for batch in (1, 3):
+        words = ("detect", photo.parent, "--out", tmp_path / str(batch), "--run", runs().restoration, "--rule", "0.3")
+        command(*words, "--tile", 64, "--tile-batch", batch).ok()
+        answers[batch] = contents(tmp_path / str(batch))
+    assert answers[1] == answers[3] and len(answers[1]) > 3
+    words = ("detect", photo, "--out", tmp_path / "none", "--method", "darkness")
+    command(*words, "--tile-batch", 0).refused(2, "--tile-batch 0: expected 1")
+
+
+def test_train_evaluate_and_detect_leave_a_trace_where_it_is_asked_for(tmp_path, photo):  # noqa: F811
+    file = runs().file
+    command("train", f"{file}:smoke", "--member", "restoration", "--run", tmp_path / "run", "--profile",
+            tmp_path / "train", "--set", "training.steps=9", "training.validate_every=9").ok()  # fmt: skip
+    rule = ("--tile", 64, "--rule", "0.3")
+    command("detect", photo, "--out", tmp_path / "out", "--run", tmp_path / "run", *rule, "--tile-batch", 1,
+            "--profile", tmp_path / "detect").ok()  # fmt: skip
+    command("evaluate", tmp_path / "run", "--data", pavements() / "test", *rule, "--profile", tmp_path / "eval").ok()
+    for name in ("train", "detect", "eval"):
+        assert list((tmp_path / name).rglob("*.xplane.pb")), name
 
 
 def test_detect_with_a_run_takes_presets_rules_and_checkpoints(tmp_path, photo):  # noqa: F811

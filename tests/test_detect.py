@@ -344,7 +344,7 @@ def test_decoding_and_writing_overlap_with_scoring(folder, out, monkeypatch):
     """The second picture is read, and the first one's mask written, while a later call of the network is under way."""
     third_read, first_written = threading.Event(), threading.Event()
     scorer, thresholds = ready()
-    real = scorer.calls._score
+    real = scorer.calls.score
 
     def score(stack):
         score.calls += 1
@@ -365,7 +365,7 @@ def test_decoding_and_writing_overlap_with_scoring(folder, out, monkeypatch):
         first_written.set()
 
     score.calls, real_write = 0, verb._write
-    scorer.calls._score = score
+    scorer.calls.score = score
     monkeypatch.setattr(verb, "read_image", read)
     monkeypatch.setattr(verb, "_write", write)
     assert detect([folder], out, scorer, thresholds, say=Said()).written == 3

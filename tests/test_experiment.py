@@ -129,6 +129,7 @@ def test_any_science_field_changes_the_run_id_and_no_machine_field_does(restorat
     ids = {apply_settings(restoration, [text]).run_id for text in changes} | {restoration.run_id}
     assert len(ids) == len(changes) + 1
     machine = ["workers=2", "devices=2", "strategy=pmap", "log_every=3", "checkpoint_every=9", "cache=elsewhere"]
+    machine += ["compilation_cache=none", "compilation_cache=elsewhere"]
     for text in machine:
         assert apply_settings(restoration, [f"machine.{text}"]).run_id == restoration.run_id
 

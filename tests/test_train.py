@@ -87,6 +87,7 @@ def test_what_a_run_leaves_behind(whole):
     assert described.keys() >= {"software", "device", "git_revision", "science", "machine", "attempts"}
     text = (folder / "experiment.json").read_text()
     assert str(folder.parent) not in text and "cache" not in described["machine"]
+    assert 0 < described["attempts"][0]["seconds_to_first_step"] <= described["attempts"][0]["seconds"] + 1
     events = [(r["event"], r["step"]) for r in _records(folder)]
     assert events == [
         ("train", 1), ("train", 2), ("validation", 2), ("train", 3), ("train", 4), ("validation", 4),

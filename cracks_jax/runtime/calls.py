@@ -40,7 +40,7 @@ class NetworkCalls:
     ):
         if batch is not None and batch < 1:
             raise UsageError(f"--tile-batch {batch}: expected 1 (each window by itself) or more")
-        self._score, self._batch = score, batch
+        self.score, self._batch = score, batch
         self._pixels: int | None = None  # what one call may hold, known since memory did not suffice
         self._compiled: set[tuple[int, ...]] = set()  # shapes that had a full stack
         self.after_call: Callable[[], None] = lambda: None
@@ -73,7 +73,7 @@ class NetworkCalls:
 
     def _called(self, windows: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
         stack = np.stack([*windows, *[windows[-1]] * (size - len(windows))])
-        scores = self._score(stack)
+        scores = self.score(stack)
         if len(scores) != size:
             raise ValueError(f"{size} windows got scores of shape {scores.shape}; they must agree")
         self._compiled.add((*windows[0].shape[:2], size))

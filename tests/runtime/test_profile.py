@@ -12,6 +12,7 @@ from cracks_jax.errors import CracksError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.runtime.profile import profile
 from tests import tiny
+from tests.tiny import short_trunk  # noqa: F401
 
 
 @pytest.fixture
@@ -77,11 +78,12 @@ SCOPES = {
 
 
 @pytest.mark.parametrize("name", SCOPES)
-def test_operations_are_named_by_module_and_loss(rng, name):
+def test_operations_are_named_by_module_and_loss(rng, short_trunk, name):  # noqa: F811
     """In the lowered programs, from where compiler and profiler take their names."""
     make, in_step, in_score = SCOPES[name]
     method, key = make(), jax.random.key(0)
-    state, batch = tiny.state_of(method), tiny.batch(rng)
+    batch = tiny.batch(rng)
+    state = jax.eval_shape(lambda k: method.init(k, batch), key)
     step = jax.jit(method.train_step).lower(state, batch, tiny.hyper(), key)
     score = jax.jit(lambda s, x: method.score(s, x, key, Detection())).lower(state, batch["image"])
     for lowered, expected in ((step, in_step), (score, in_score)):
