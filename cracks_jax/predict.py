@@ -25,6 +25,7 @@ from cracks_jax.methods.floor import BackgroundDifference, Darkness
 from cracks_jax.methods.registry import Method
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.ops.convolution import prepare_kernels, with_kernels
 from cracks_jax.postprocess import filters
 from cracks_jax.postprocess.tiles import Tiles, Whole
 from cracks_jax.runtime.calls import NetworkCalls, OutOfMemory
@@ -182,19 +183,37 @@ def stack_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> S
         error=how.error,
         stretch_input=how.stretch_input,
     )
-    score = _compiled(method, asked, seed)
-    return lambda windows: np.asarray(score(state, windows), np.float32)
+    return _Frozen(*_compiled(method, asked, seed), state)
+
+
+class _Frozen:
+    """A network that learns no more: its kernels are brought into their forms once for each size of window."""
+
+    def __init__(self, prepare: Callable[..., Any], score: Callable[..., jax.Array], state: Any):
+        self._prepare, self._score, self._state = prepare, score, state
+        self._kernels: tuple[tuple[int, ...], Any] = ((), None)  # of the last size: others are seldom seen again
+
+    def __call__(self, windows: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
+        size = windows.shape[1:]
+        if self._kernels[0] != size:
+            self._kernels = (size, self._prepare(self._state, windows[:1]))
+        return np.asarray(self._score(self._kernels[1], self._state, windows), np.float32)
 
 
 @lru_cache(maxsize=8)
-def _compiled(network: Segmentation | Restoration, how: Detection, seed: int) -> Callable[..., jax.Array]:
+def _compiled(
+    network: Segmentation | Restoration, how: Detection, seed: int
+) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
+    """(state, windows) -> kernels; (kernels, state, windows) -> scores."""
     key = device_key(seed, "score", 0)
 
     def score(state: Any, window: jax.Array) -> jax.Array:
         return network.score(state, window[None].astype(jnp.float32) / 255, key, how)[0]
 
     # Mapped, not batched: every window has its own statistics and one and the same dropout mask.
-    return jax.jit(jax.vmap(score, in_axes=(None, 0)))
+    mapped = jax.vmap(score, in_axes=(None, 0))
+    prepare = jax.jit(lambda state, windows: prepare_kernels(mapped, state, windows))
+    return prepare, jax.jit(lambda kernels, state, windows: with_kernels(kernels, mapped, state, windows))
 
 
 def in_geometry(image: UInt8[np.ndarray, "h w 3"], how: Detection) -> UInt8[np.ndarray, "h w 3"]:

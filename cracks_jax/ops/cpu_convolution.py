@@ -11,8 +11,9 @@ third in the gradients of strided and of wide layers. These forms are matrix pro
 Strided kernels become stride 1 by `halved`, dilated ones dilation 1 by `phases`. Channels last.
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxtyping import Array
 from cracks_jax.ops import winograd
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-Form = Callable[[Array, Array], Array]
+_NO_PADS: Pads = ((0, 0), (0, 0))
 
 
 class Geometry(NamedTuple):
@@ -34,7 +35,19 @@ class Geometry(NamedTuple):
     precision: Any = None
 
 
-# Measured on two cores with AVX-512, values and both gradients together, batch 4: EXPERIMENT in experiments/README.md.
+@dataclass(frozen=True)
+class Form:
+    """A convolution in two halves: what needs the kernel alone, once where it is frozen, and the rest."""
+
+    name: str
+    prepare: Callable[[Array], Any]
+    apply: Callable[[Array, Any], Array]
+
+    def __call__(self, x: Array, kernel: Array) -> Array:
+        return self.apply(x, self.prepare(kernel))
+
+
+# Where one form overtakes another, values and both gradients together: `tools/benchmark.py forms` measures every layer.
 _NARROW_INPUT = 24
 _NARROW_OUTPUT = 12
 _FEW_POSITIONS = 256
@@ -42,35 +55,59 @@ _WIDE = 48
 
 
 def form_for(x: tuple[int, ...], kernel: tuple[int, ...], how: Geometry) -> Form | None:
-    """The fastest form known for these shapes; None where it is XLA's own."""
-    side = kernel[0]
+    """The fastest form known for inputs and kernels of these shapes; None where it is XLA's own."""
+    side, _, inputs, outputs = kernel
     if kernel[1] != side or how.strides[0] != how.strides[1] or how.rates[0] != how.rates[1]:
         return None
     if side == 1:
-        return functools.partial(points, how=how)
+        return Form("points", lambda kernel: kernel[0, 0], partial(_points, how=how))
     if how.rates == (1, 1) and _few(x, how):
-        return functools.partial(columns, how=how)
+        return _columns(side, how)
     if how.strides == (2, 2) and side == 4 and how.rates == (1, 1):
-        inner = _at_stride_1((2, 2, 4 * kernel[2], kernel[3]), Geometry((1, 1), _NO_PADS, precision=how.precision))
-        return None if inner is None else functools.partial(_halved, form=inner, how=how)
+        inner = _at_stride_1((2, 2, 4 * inputs, outputs), Geometry((1, 1), _NO_PADS, precision=how.precision))
+        return None if inner is None else _halved(inner, how)
     if how.strides != (1, 1):
         return None
     if how.rates == (1, 1):
         return _at_stride_1(kernel, how)
     padded = all(pad == (how.rates[0] * (side - 1) // 2,) * 2 for pad in how.pads)
-    if side in winograd.OUTPUTS and side % 2 and padded and min(kernel[2:]) >= _WIDE:
-        return functools.partial(_phases, how=how)
+    if side in winograd.OUTPUTS and side % 2 and padded and min(inputs, outputs) >= _WIDE:
+        return Form("phases", winograd.evaluate, partial(_phases, side=side, how=how))
     return None
+
+
+def transposed_form(x: tuple[int, ...], kernel: tuple[int, ...], precision: Any = None) -> Form:
+    """Transposed convolution with kernels of 4x4 at stride 2, as a 2x2 kernel with four times the outputs.
+
+    Place q, between the pixels q - 1 and q of the padded image, decides the output rows 2q - 1 and 2q, and columns
+    alike: every tap of the kernel falls to one pixel of that block.
+    """
+    how = Geometry((1, 1), ((1, 1), (1, 1)), precision=precision)
+    if _few(x, how):
+        return Form("parity columns", _parities, partial(_parity_columns, precision=precision))
+    inner = _at_stride_1((2, 2, kernel[2], 4 * kernel[3]), how) or plain_form(how)
+
+    def apply(x: Array, prepared: Any) -> Array:
+        _, h, w, _ = x.shape
+        return depth_to_space(inner.apply(x, prepared))[:, 1 : 2 * h + 1, 1 : 2 * w + 1]
+
+    return Form(f"blocks, {inner.name}", lambda kernel: inner.prepare(_blocks(kernel)), apply)
+
+
+def plain_form(how: Geometry) -> Form:
+    """XLA's own."""
+    return Form("plain", lambda kernel: kernel, partial(plain, how=how))
 
 
 def _at_stride_1(kernel: tuple[int, ...], how: Geometry) -> Form | None:
     side, _, inputs, outputs = kernel
     if inputs <= _NARROW_INPUT:
-        return functools.partial(columns, how=how)
+        return _columns(side, how)
     if outputs <= _NARROW_OUTPUT:
-        return functools.partial(scattered, how=how)
+        return Form("scattered", _per_input, partial(_scattered, side=side, how=how))
     if side in winograd.OUTPUTS and min(inputs, outputs) >= _WIDE:
-        return functools.partial(winograd.convolve, pads=how.pads, precision=how.precision)
+        apply = partial(winograd.convolve, side=side, pads=how.pads, precision=how.precision)
+        return Form("winograd", winograd.evaluate, apply)
     return None
 
 
@@ -81,88 +118,100 @@ def _few(x: tuple[int, ...], how: Geometry) -> bool:
 # ------------------------------------------------------------------------------------------------ forms
 
 
-def points(x: Array, kernel: Array, how: Geometry) -> Array:
+def _points(x: Array, matrix: Array, how: Geometry) -> Array:
     """1x1 kernels at any stride: (b, h, w, in) times (in, out)."""
     x = jnp.pad(x, ((0, 0), *how.pads, (0, 0)))[:, :: how.strides[0], :: how.strides[1]]
-    return _product(x, kernel[0, 0], how.precision)
+    return _product(x, matrix, how.precision)
 
 
-def columns(x: Array, kernel: Array, how: Geometry) -> Array:
+def _columns(side: int, how: Geometry) -> Form:
+    return Form(
+        "columns", lambda kernel: kernel.reshape(-1, kernel.shape[-1]), partial(_side_by_side, side=side, how=how)
+    )
+
+
+def _side_by_side(x: Array, matrix: Array, side: int, how: Geometry) -> Array:
     """The pixels that each output sees, side by side, times the kernel as one matrix. At any stride."""
-    k, m, inputs, outputs = kernel.shape
     down, across = how.strides
     x = jnp.pad(x, ((0, 0), *how.pads, (0, 0)))
-    bottom, right = x.shape[1] - k + 1, x.shape[2] - m + 1
-    seen = [x[:, i : i + bottom : down, j : j + right : across] for i in range(k) for j in range(m)]
-    return _product(jnp.concatenate(seen, -1), kernel.reshape(k * m * inputs, outputs), how.precision)
+    bottom, right = x.shape[1] - side + 1, x.shape[2] - side + 1
+    seen = [x[:, i : i + bottom : down, j : j + right : across] for i in range(side) for j in range(side)]
+    return _product(jnp.concatenate(seen, -1), matrix, how.precision)
 
 
-def scattered(x: Array, kernel: Array, how: Geometry) -> Array:
+def _per_input(kernel: Array) -> Array:
+    """(k, k, in, out) -> (in, k x k x out)."""
+    return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+
+
+def _scattered(x: Array, matrix: Array, side: int, how: Geometry) -> Array:
     """What each pixel gives to the outputs around it, by one product, then added where it belongs. Stride 1."""
-    k, m, inputs, outputs = kernel.shape
+    outputs = matrix.shape[1] // side**2
     x = jnp.pad(x, ((0, 0), *how.pads, (0, 0)))
-    height, width = x.shape[1] - k + 1, x.shape[2] - m + 1
-    given = _product(x, kernel.transpose(2, 0, 1, 3).reshape(inputs, -1), how.precision)
-    corners = [(i, j) for i in range(k) for j in range(m)]
-    parts = [
-        given[:, i : i + height, j : j + width, n * outputs : (n + 1) * outputs] for n, (i, j) in enumerate(corners)
-    ]
-    return functools.reduce(jnp.add, parts)
+    height, width = x.shape[1] - side + 1, x.shape[2] - side + 1
+    given = _product(x, matrix, how.precision)
+    corners = [(i, j) for i in range(side) for j in range(side)]
+    return reduce(
+        jnp.add,
+        [given[:, i : i + height, j : j + width, n * outputs : (n + 1) * outputs] for n, (i, j) in enumerate(corners)],
+    )
 
 
-_NO_PADS = ((0, 0), (0, 0))
-
-
-def _halved(x: Array, kernel: Array, form: Form, how: Geometry) -> Array:
+def _halved(inner: Form, how: Geometry) -> Form:
     """4x4 kernels at stride 2 as 2x2 kernels at stride 1: each 2x2 block is a pixel of four times the channels."""
-    _, _, inputs, outputs = kernel.shape
-    zero, padding = jnp.zeros((), x.dtype), [(0, 0, 0)]
-    for length, (low, high) in zip(x.shape[1:3], how.pads, strict=True):
-        blocks = (length + low + high) // 2  # a last row that fills no block is seen by no output
-        padding.append((low, 2 * blocks - low - length, 0))
-    x = lax.pad(x, zero, [*padding, (0, 0, 0)])
-    kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
-    return form(space_to_depth(x), kernel.reshape(2, 2, 4 * inputs, outputs))
+
+    def prepare(kernel: Array) -> Any:
+        _, _, inputs, outputs = kernel.shape
+        kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
+        return inner.prepare(kernel.reshape(2, 2, 4 * inputs, outputs))
+
+    def apply(x: Array, prepared: Any) -> Array:
+        padding = [(0, 0, 0)]
+        for length, (low, high) in zip(x.shape[1:3], how.pads, strict=True):
+            blocks = (length + low + high) // 2  # a last row that fills no block is seen by no output
+            padding.append((low, 2 * blocks - low - length, 0))
+        x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
+        return inner.apply(space_to_depth(x), prepared)
+
+    return Form(f"halved, {inner.name}", prepare, apply)
 
 
-def _phases(x: Array, kernel: Array, how: Geometry) -> Array:
+def _phases(x: Array, taps: Any, side: int, how: Geometry) -> Array:
     """Dilation r as dilation 1: the pixels of one phase, r apart, are an image of their own."""
     b, h, w, c = x.shape
-    r, reach = how.rates[0], (kernel.shape[0] - 1) // 2
+    r, reach = how.rates[0], (side - 1) // 2
     down, across = -(-h // r), -(-w // r)
     x = jnp.pad(x, ((0, 0), (0, down * r - h), (0, across * r - w), (0, 0)))
     x = x.reshape(b, down, r, across, r, c).transpose(0, 2, 4, 1, 3, 5).reshape(b * r * r, down, across, c)
-    y = winograd.convolve(x, kernel, ((reach, reach), (reach, reach)), how.precision)
+    y = winograd.convolve(x, taps, side, ((reach, reach), (reach, reach)), how.precision)
     y = y.reshape(b, r, r, down, across, -1).transpose(0, 3, 1, 4, 2, 5)
     return y.reshape(b, down * r, across * r, -1)[:, :h, :w]
 
 
-def transposed(x: Array, kernel: Array, precision: Any = None) -> Array:
-    """Transposed convolution, kernel 4x4 and stride 2: a 2x2 kernel with four times the outputs.
+def _blocks(kernel: Array) -> Array:
+    """The 4x4 kernel of a transposed convolution as (2, 2, in, 4 out).
 
-    Place q, between the pixels q - 1 and q of the padded image, decides the output rows 2q - 1 and 2q, and columns
-    alike: every tap of the kernel falls to one pixel of that block.
+    Tap 2a + p of an axis meets input a and writes parity p; parity 1 comes first in a block.
     """
-    b, h, w, inputs = x.shape
-    outputs = kernel.shape[-1]
-    # Tap 2a + p of an axis meets input a and writes parity p; parity 1 comes first in a block.
+    _, _, inputs, outputs = kernel.shape
+    taps = kernel.reshape(2, 2, 2, 2, inputs, outputs)[:, ::-1, :, ::-1]
+    return taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
+
+
+def _parities(kernel: Array) -> tuple[Array, ...]:
+    """The same kernel as one matrix (4 in, out) for each parity of output row and column."""
+    _, _, inputs, outputs = kernel.shape
     taps = kernel.reshape(2, 2, 2, 2, inputs, outputs)
-    how = Geometry((1, 1), ((1, 1), (1, 1)), precision=precision)
-    if _few(x.shape, how):
-        return _parity_columns(x, taps, precision)
-    blocks = taps[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
-    form = _at_stride_1(blocks.shape, how) or functools.partial(plain, how=how)
-    return depth_to_space(form(x, blocks))[:, 1 : 2 * h + 1, 1 : 2 * w + 1]
+    return tuple(taps[:, p, :, q].reshape(4 * inputs, outputs) for p in (0, 1) for q in (0, 1))
 
 
-def _parity_columns(x: Array, taps: Array, precision: Any) -> Array:
-    """The same for few positions, each parity by itself: rearranging a large kernel would take longer than using it."""
-    parities = [
-        columns(x, taps[:, p, :, q], Geometry((1, 1), ((1 - p, p), (1 - q, q)), precision=precision))
-        for p in (0, 1)
-        for q in (0, 1)
+def _parity_columns(x: Array, matrices: tuple[Array, ...], precision: Any) -> Array:
+    """For few positions, each parity by itself: rearranging a large kernel would take longer than using it."""
+    found = [
+        _side_by_side(x, matrix, 2, Geometry((1, 1), ((1 - p, p), (1 - q, q)), precision=precision))
+        for matrix, (p, q) in zip(matrices, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
     ]
-    return depth_to_space(jnp.concatenate(parities, -1))
+    return depth_to_space(jnp.concatenate(found, -1))
 
 
 # ---------------------------------------------------------------------------------------------- helpers

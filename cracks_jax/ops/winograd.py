@@ -35,45 +35,68 @@ class Transforms(NamedTuple):
     tile: Matrix  # B^T, (n, n)
 
 
-def convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pads: Pads, precision: Any = None
-) -> Float[Array, "b H W o"]:
-    """Stride-1 convolution with the given padding; the same sums as `lax.conv_general_dilated` in another order.
-
-    For kernels of 2x2 to 5x5. In float32 it differs from the plain form by up to 1e-5 of the largest output.
-    """
+def evaluate(kernel: Float[Array, "k k i o"]) -> Grid:
+    """A kernel of 2x2 to 5x5 at n x n points: matrices (in, out), as `convolve` takes them."""
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] not in OUTPUTS:
         sides = ", ".join(f"{side}x{side}" for side in OUTPUTS)
         raise ValueError(f"kernel has shape {kernel.shape}; this form is for (k, k, in, out) with k x k one of {sides}")
-    return _convolve(x, kernel, x.shape, pads, precision)
+    return _evaluate(kernel, kernel.shape[0])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(x: Array, kernel: Array, shape: tuple[int, ...], pads: Pads, precision: Any) -> Array:
-    return _forward(x, kernel, shape, pads, precision)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _evaluate(kernel: Array, side: int) -> Grid:
+    matrix = _transforms(side).kernel
+    rows = [_combine(matrix, [kernel[r, s] for s in range(side)]) for r in range(side)]
+    columns = [_combine(matrix, list(column)) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _forward(x: Array, kernel: Array, shape: tuple[int, ...], pads: Pads, precision: Any) -> tuple[Array, Any]:
-    side = kernel.shape[0]
+def _evaluate_backward(side: int, _: None, d_taps: Grid) -> tuple[Array]:
+    """G^T dU G. By hand, because the derivative of a slice of a large kernel is a kernel of zeros around it."""
+    back = _transpose(_transforms(side).kernel)
+    rows = [_combine(back, row) for row in d_taps]
+    columns = [_combine(back, list(column)) for column in zip(*rows, strict=True)]
+    return (jnp.stack([jnp.stack(list(row)) for row in zip(*columns, strict=True)]),)
+
+
+_evaluate.defvjp(lambda kernel, side: (_evaluate(kernel, side), None), _evaluate_backward)
+
+
+def convolve(
+    x: Float[Array, "b h w i"], taps: Grid, side: int, pads: Pads, precision: Any = None
+) -> Float[Array, "b H W o"]:
+    """Stride-1 convolution with a kernel of side x side that `evaluate` has evaluated.
+
+    The same sums as `lax.conv_general_dilated` in another order: in float32 it differs by up to 1e-5 of the largest
+    output.
+    """
+    return _convolve(x, taps, x.shape, side, pads, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _convolve(x: Array, taps: Grid, shape: tuple[int, ...], side: int, pads: Pads, precision: Any) -> Array:
+    return _forward(x, taps, shape, side, pads, precision)[0]
+
+
+def _forward(
+    x: Array, taps: Grid, shape: tuple[int, ...], side: int, pads: Pads, precision: Any
+) -> tuple[Array, tuple[Grid, Grid]]:
     matrices = _transforms(side)
     height, width = (length + sum(pad) - side + 1 for length, pad in zip(shape[1:3], pads, strict=True))
     points = _evaluate_tiles(x, pads, (height, width), OUTPUTS[side], matrices.tile)
-    taps = _evaluate_kernel(kernel, matrices.kernel)
     products = _each(lambda p, t: _product(p, t, 0, precision), points, taps)
     return _interpolate(products, matrices.output)[:, :height, :width], (points, taps)
 
 
 def _backward(
-    shape: tuple[int, ...], pads: Pads, precision: Any, saved: tuple[Grid, Grid], dy: Array
-) -> tuple[Array, Array]:
+    shape: tuple[int, ...], side: int, pads: Pads, precision: Any, saved: tuple[Grid, Grid], dy: Array
+) -> tuple[Array, Grid]:
     points, taps = saved
-    side = shape[1] + sum(pads[0]) - dy.shape[1] + 1
     matrices = _transforms(side)
     errors = _evaluate_outputs(dy, OUTPUTS[side], matrices.output)
     d_taps = _each(lambda p, e: _sum_of_products(p, e, precision), points, errors)
     d_points = _each(lambda e, t: _product(e, t, 1, precision), errors, taps)
-    dx = _overlap(d_points, OUTPUTS[side], matrices.tile, shape, pads)
-    return dx, _transposed_kernel(d_taps, matrices.kernel)
+    return _overlap(d_points, OUTPUTS[side], matrices.tile, shape, pads), d_taps
 
 
 _convolve.defvjp(_forward, _backward)
@@ -136,21 +159,6 @@ def _evaluate_outputs(dy: Array, outputs: int, matrix: Matrix) -> Grid:
     points = _transpose(matrix)
     rows = _combine(points, [_every(dy, 1, r, down, outputs) for r in range(outputs)])
     return [_combine(points, [_every(row, 2, r, across, outputs) for r in range(outputs)]) for row in rows]
-
-
-def _evaluate_kernel(kernel: Array, matrix: Matrix) -> Grid:
-    """G g G^T: n x n matrices (in, out)."""
-    side = len(matrix[0])
-    rows = [_combine(matrix, [kernel[r, s] for s in range(side)]) for r in range(side)]
-    return [list(column) for column in zip(*(_combine(matrix, list(r)) for r in zip(*rows, strict=True)), strict=True)]
-
-
-def _transposed_kernel(d_taps: Grid, matrix: Matrix) -> Array:
-    """G^T dU G: the kernel's gradient (k, k, in, out)."""
-    back = _transpose(matrix)
-    rows = [_combine(back, row) for row in d_taps]
-    columns = [_combine(back, list(column)) for column in zip(*rows, strict=True)]
-    return jnp.stack([jnp.stack(list(row)) for row in zip(*columns, strict=True)])
 
 
 def _interpolate(products: Grid, matrix: Matrix) -> Array:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from cracks_jax.layers.conv_transpose import ConvTranspose
-from cracks_jax.ops.convolution import conv_general_dilated, conv_transpose, conv_transpose_parity
+from cracks_jax.ops.convolution import (
+    conv_general_dilated,
+    conv_transpose,
+    conv_transpose_parity,
+    prepare_kernels,
+    with_kernels,
+)
 from tests.reference.parity import assert_parity
 
 SHAPES = [(2, 5, 3, 4, 6), (1, 1, 1, 3, 2), (2, 4, 8, 6, 3)]
@@ -147,3 +153,24 @@ def test_strict_promotion_is_kept(strict):
 def test_other_kernels_and_channels_are_refused(x, kernel, words):
     with pytest.raises(ValueError, match=words):
         conv_transpose(jnp.zeros(x), jnp.zeros(kernel))
+
+
+def test_frozen_kernels_give_the_same_value_and_are_not_prepared_again(rng):
+    """A layer of each kind of form; the program that takes prepared kernels does nothing with the weights."""
+    shapes = {"wide": (3, 3, 48, 48), "down": (4, 4, 48, 48), "up": (4, 4, 48, 3), "point": (1, 1, 3, 8)}
+    weights = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    x = jnp.asarray(rng.normal(size=(1, 40, 40, 48)), jnp.float32)
+    how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def forward(weights, x):
+        x = conv_general_dilated(x, weights["wide"], (1, 1), ((1, 1), (1, 1)), **how)
+        x = conv_general_dilated(x, weights["down"], (2, 2), ((1, 1), (1, 1)), **how)
+        x = conv_transpose(x, weights["up"])
+        return conv_general_dilated(x, weights["point"], (1, 1), "VALID", **how)
+
+    prepared = jax.jit(lambda weights, x: prepare_kernels(forward, weights, x))(weights, x)
+    frozen = jax.jit(lambda prepared, weights, x: with_kernels(prepared, forward, weights, x))
+    np.testing.assert_allclose(frozen(prepared, weights, x), jax.jit(forward)(weights, x), rtol=1e-5, atol=1e-3)
+    used = jax.tree.map(jnp.zeros_like, weights)
+    np.testing.assert_array_equal(frozen(prepared, used, x), frozen(prepared, weights, x))
+    assert len(prepared) == len(weights)
