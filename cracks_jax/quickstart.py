@@ -36,8 +36,9 @@ from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
-from cracks_jax.runs import EXPERIMENT, METRICS, open_run, surroundings
+from cracks_jax.runs import EXPERIMENT, METRICS, open_run
 from cracks_jax.runtime.records import read_json, write_json
+from cracks_jax.surroundings import surroundings
 from cracks_jax.train import STOPPED, Stopped, train
 
 FLOOR, UPCRACKNET, CRACKSEG = "floor", "UP-CrackNet", "CrackSeg"

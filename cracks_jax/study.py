@@ -15,9 +15,10 @@ from cracks_jax.data.datasets import Dataset, open_dataset, parse_spec
 from cracks_jax.errors import CracksError
 from cracks_jax.evaluate import pooled
 from cracks_jax.methods.restoration import Restoration
-from cracks_jax.runs import UNDAMAGED, open_run, surroundings
+from cracks_jax.runs import UNDAMAGED, open_run
 from cracks_jax.runtime.records import read_json, write_json
 from cracks_jax.scoring import Request, open_scorings
+from cracks_jax.surroundings import surroundings
 
 BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
 GEOMETRIES = ("native", "resize256")

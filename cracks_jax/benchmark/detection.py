@@ -31,10 +31,10 @@ from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.presets import default_detection
 from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
-from cracks_jax.runs import surroundings
 from cracks_jax.runtime.compilation import keep_compiled
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.scoring import Request, open_scoring
+from cracks_jax.surroundings import surroundings
 
 # As photographs are: 4 wide to 3 high.
 WIDE = 4 / 3

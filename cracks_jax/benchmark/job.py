@@ -30,6 +30,7 @@ class Job:
       losses: of UP-CrackNet's step: `core4` (MAE, SSIM, MSGMS, adversarial) or `all` (style by VGG-19 too).
       batch_norm: of `infer`: `window` (each window's own statistics) or `running`; None is detection's default.
       narrow: every channel count is divided by it (1 is the published network).
+      dtype: of the networks' layers, as the methods' `dtype`.
       precision: of matrix products and convolutions, jax's `jax_default_matmul_precision`.
       threads: of every contender on a CPU.
     """
@@ -43,6 +44,7 @@ class Job:
     losses: Literal["core4", "all"] = "core4"
     batch_norm: Literal["window", "running"] | None = None
     narrow: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["default", "high", "highest"] = "highest"
     threads: int = 1
 
@@ -68,12 +70,13 @@ class Job:
         """The system's method at this size and width; UP-CrackNet's depth takes a window below 256 px to one pixel."""
         method: Any = SYSTEMS[self.system][0]
         if not self.restores:
-            return dataclasses.replace(method, narrow=self.narrow)
+            return dataclasses.replace(method, narrow=self.narrow, dtype=self.dtype)
         return dataclasses.replace(
             method,
             base=method.base // self.narrow,
             discriminator_base=method.discriminator_base // self.narrow,
             depth=min(_FULL_DEPTH, self.size.bit_length() - 1),
+            dtype=self.dtype,
             style_extractor="vgg19" if self.losses == "all" else "none",
         )
 
@@ -88,6 +91,7 @@ class Job:
         parts = [self.kind, self.system, f"b{self.batch}", str(self.size)]
         parts += ["all"] if self.losses == "all" and self.kind in ("step", "pipeline") else []
         parts += [self.norm] if self.kind == "infer" else []
+        parts += [self.dtype] if self.dtype != "float32" else []
         return "-".join(parts + ([f"narrow{self.narrow}"] if self.narrow > 1 else []))
 
     def _check_size(self) -> None:

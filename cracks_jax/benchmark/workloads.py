@@ -13,7 +13,7 @@ from cracks_jax.benchmark.contenders import Contender, Offer, Peers, reason, rel
 from cracks_jax.benchmark.job import Job
 from cracks_jax.benchmark.program import Program
 from cracks_jax.errors import CracksError
-from cracks_jax.runs import surroundings
+from cracks_jax.surroundings import surroundings
 
 PeerMaker = Callable[[Job], Peers]
 # A peer whose output differs by more computes another function and is not timed; the second without full precision.
@@ -59,7 +59,7 @@ def compute(program: Program, gflop: float, job: Job, seconds: float) -> dict[st
         "images_per_second": job.batch / seconds,
         "gflop_per_image": {"hand": gflop, "compiled": compiled},
         "matrix_gflops": rates,
-        "matrix_share": gflop * job.batch / seconds / rates["float32"],
+        "matrix_share": gflop * job.batch / seconds / rates.get(job.dtype, rates["float32"]),
         "compile_seconds": program.compile_seconds,
         "memory": {
             "program": program.memory,

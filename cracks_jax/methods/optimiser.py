@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -22,6 +23,11 @@ def transform(name: str, *, beta1: float, beta2: float, momentum: float) -> opta
     if name == "sgd":
         return optax.trace(decay=momentum)
     raise ValueError(f"optimiser {name!r}; use adam or sgd")
+
+
+def layer_dtype(name: str) -> Any:
+    """What a network's layers take as `dtype`; float32 is None: what inputs and parameters are, float64 in tests."""
+    return None if name == "float32" else jnp.dtype(name)
 
 
 def check_shares(settings: Any, *names: str) -> None:

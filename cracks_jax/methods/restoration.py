@@ -64,6 +64,8 @@ class Restoration:
       losses: forms of the loss terms.
       beta1, beta2: Adam's.
       bn_momentum: share of the old batch-norm average kept at a step.
+      dtype: of the two networks' layers. Parameters, statistics, losses and the optimiser stay float32, and so does the
+        style loss's extractor.
       axis_name: the mapped axis under pmap; None under jit.
     """
 
@@ -76,6 +78,7 @@ class Restoration:
     beta2: float = 0.999
     bn_momentum: float = 0.9
     unbiased_running_var: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,11 +97,12 @@ class Restoration:
 
     @property
     def generator(self) -> Generator:
-        return Generator(base=self.base, depth=self.depth, norm=self._norm)
+        return Generator(base=self.base, depth=self.depth, norm=self._norm, dtype=optimiser.layer_dtype(self.dtype))
 
     @property
     def discriminator(self) -> Discriminator:
-        return Discriminator(base=self.discriminator_base, norm=self._norm)
+        dtype = optimiser.layer_dtype(self.dtype)
+        return Discriminator(base=self.discriminator_base, norm=self._norm, dtype=dtype)
 
     @property
     def _norm(self) -> Any:

@@ -37,6 +37,7 @@ class Segmentation:
       narrow: every channel count is divided by it (1 in the paper; more for quick small forms).
       optimiser, beta1, beta2, momentum: see `optimiser.transform`.
       bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
+      dtype: of the network's layers. Parameters, statistics, logits, loss and optimiser stay float32.
       axis_name: the mapped axis under pmap; None under jit.
     """
 
@@ -49,6 +50,7 @@ class Segmentation:
     beta2: float = 0.999
     momentum: float = 0.9
     bn_momentum: float = 0.9997
+    dtype: Literal["float32", "bfloat16"] = "float32"
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,7 +72,11 @@ class Segmentation:
     def network(self) -> CrackSeg:
         norm = partial(BatchNorm, momentum=self.bn_momentum, debias=True, axis_name=self.axis_name)
         network = NETWORKS[self.variant](
-            version=self.version, output_stride=self.output_stride, input_norm=self.version == 2, norm=norm
+            version=self.version,
+            output_stride=self.output_stride,
+            input_norm=self.version == 2,
+            norm=norm,
+            dtype=optimiser.layer_dtype(self.dtype),
         )
         return narrowed(network, self.narrow)
 

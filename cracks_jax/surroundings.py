@@ -1,0 +1,57 @@
+"""What a result depends on besides its settings, as records say it."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from cracks_jax import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy", "opencv-python-headless")
+
+
+def surroundings() -> dict[str, Any]:
+    """What a result depends on besides its settings: software, device and revision. No host name, no path."""
+    import jax
+
+    device = jax.devices()[0]
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "software": {"cracks-jax": __version__, "python": platform.python_version(), **versions},
+        "device": {"kind": _device_kind(device), "count": jax.device_count(), "platform": device.platform},
+        "git_revision": git_revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device_kind(device: Any) -> str:
+    if device.platform != "cpu":
+        return device.device_kind
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def git_revision() -> str | None:
+    """The commit of the package's checkout, with `+changes` where its own files differ; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+changes" if changed else "")
