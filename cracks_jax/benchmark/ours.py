@@ -48,9 +48,9 @@ def draw_images(job: Job, number: int) -> dict[str, np.ndarray]:
 class Step:
     """Our training step as a contender: the state lives on the device and is donated to the next step."""
 
-    def __init__(self, job: Job, weights: Mapping[str, Any]):
+    def __init__(self, job: Job, weights: Mapping[str, Any], build: program.Builder = program.measured):
         self.parallel = _parallel()
-        self.program = program.measured(lambda: self.parallel.compile(_from_bytes(job.method)), _step_shapes(job))
+        self.program = build(lambda: self.parallel.compile(_from_bytes(job.method)), _step_shapes(job))
         self.job, self.weights, self.taken = job, weights, 0
         self.state: Any = None
 

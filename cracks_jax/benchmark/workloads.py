@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from cracks_jax.benchmark import clock, flops, machine, ours
 from cracks_jax.benchmark.contenders import Contender, Offer, Peers, reason, relative_error
 from cracks_jax.benchmark.job import Job
-from cracks_jax.benchmark.program import Program
+from cracks_jax.benchmark.program import Builder, Program, measured
 from cracks_jax.errors import CracksError
 from cracks_jax.surroundings import surroundings
 
@@ -21,9 +22,9 @@ TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 5e-2
 _WARM_UP = 1_000_000  # batches of the warm-up: numbers that no timed repeat has
 
 
-def step(job: Job, peers: PeerMaker | None = None) -> dict[str, Any]:
+def step(job: Job, peers: PeerMaker | None = None, build: Builder = measured) -> dict[str, Any]:
     """One training step. Peers start from our weights; their dropout draws otherwise, so losses are only noted."""
-    return _compared(job, peers, ours.Step, ours.draw_batch, flops.step_gflop(job), check=False)
+    return _compared(job, peers, partial(ours.Step, build=build), ours.draw_batch, flops.step_gflop(job), check=False)
 
 
 def infer(job: Job, peers: PeerMaker | None = None) -> dict[str, Any]:
