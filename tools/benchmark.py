@@ -4,6 +4,7 @@
   python tools/benchmark.py infer --system crackseg-r50 --batch 1 --size 256 --repeats 15 --peer torch
   python tools/benchmark.py input --system crackseg-r50 --data deepcrack:train --workers 2 --target-rate 100
   python tools/benchmark.py pipeline --system upcracknet --data drawn [--fake-data]
+  python tools/benchmark.py detect --system upcracknet --megapixels 1 3 12 48 --images 1000 [--run RUN]
   python tools/benchmark.py all --out experiments/benchmarks [--quick]      # every line of the table, and the page
   python tools/benchmark.py table experiments/benchmarks                    # the page from its records
 
@@ -25,9 +26,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # the package and the twins of tests/reference, from wherever this is started
     sys.path.insert(0, str(ROOT))
 
-from cracks_jax.benchmark import machine, page, reading, suite, workloads  # noqa: E402
+from cracks_jax.benchmark import detection, machine, page, reading, suite, workloads  # noqa: E402
 from cracks_jax.benchmark.job import KINDS, NARROW, TRAINABLE, Job  # noqa: E402
 from cracks_jax.errors import CracksError, UsageError  # noqa: E402
+from cracks_jax.runtime.memory import keep_freed_memory  # noqa: E402
 from cracks_jax.runtime.records import write_json  # noqa: E402
 
 CONTENDERS = ("eager", "compile", "onnxruntime", "openvino")
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     # Peers and their exporters print; standard output is the record's alone.
     with contextlib.redirect_stdout(sys.stderr):
-        record = _measured(options)
+        record = _detected(options) if options.kind == "detect" else _measured(options)
     record = {"command": _command(arguments), **record}
     if options.out is not None:
         _folder(options.out, make=True)
@@ -87,6 +89,19 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         peers = _torch(options.contenders) if options.peer == "torch" else None
         measure = lambda: (workloads.step if job.kind == "step" else workloads.infer)(job, peers)  # noqa: E731
     return workloads.run(measure, job.label)
+
+
+def _detected(options: argparse.Namespace) -> dict[str, Any]:
+    subject = detection.Subject(options.system, options.run, options.narrow, options.tile_batch)
+    return detection.measure_detection(
+        subject,
+        megapixels=tuple(options.megapixels),
+        photograph=options.photograph,
+        folder_images=options.images,
+        folder_side=options.side,
+        repeats=options.repeats,
+        say=workloads.say,
+    )
 
 
 def _torch(contenders: Sequence[str]) -> workloads.PeerMaker:
@@ -146,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = top.add_subparsers(dest="kind", required=True)
     for kind in KINDS:
         _add_measurement(kinds.add_parser(kind), kind)
+    _add_detection(kinds.add_parser("detect"))
     every = kinds.add_parser("all")
     every.add_argument("--out", type=Path, default=Path("experiments/benchmarks"))
     every.add_argument("--quick", action="store_true", help="tiny sizes: a rehearsal, whose times mean nothing")
@@ -187,6 +203,21 @@ def _add_measurement(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--fake-data", action="store_true", help="batches in memory only: compute without input")
 
 
+def _add_detection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", default="upcracknet", help="its network with random weights, unless --run is given")
+    parser.add_argument("--run", help="a trained run instead")
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[1.0, 3.0, 12.0, 48.0])
+    parser.add_argument("--photograph", type=Path, help="a real one, mirrored to each size (default: a drawn pavement)")
+    parser.add_argument("--images", type=int, default=1000, help="small ones, beside one large image; 0 leaves it out")
+    parser.add_argument("--side", type=int, default=192, help="of the small ones, px")
+    parser.add_argument("--narrow", type=int, default=1, help=f"divide every channel count: {NARROW}")
+    parser.add_argument("--tile-batch", type=int, help="as of `cracks-jax detect`")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--out", type=Path, help="folder that the record is written to")
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+
+
 def _contenders(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := sorted(set(names) - set(CONTENDERS)):
@@ -205,4 +236,5 @@ def _rate(text: str) -> float:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command line does; peers in this process get the same
     sys.exit(main())

@@ -32,6 +32,7 @@ from cracks_jax.methods.presets import default_detection
 from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
 from cracks_jax.runtime.compilation import keep_compiled
+from cracks_jax.runtime.memory import keep_freed_memory
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.scoring import Request, open_scoring
 from cracks_jax.surroundings import surroundings
@@ -91,6 +92,9 @@ def measure_detection(
     pattern = _pattern(photograph)
     found: dict[str, Any] = {
         "kind": "detect",
+        "label": f"detect-{subject.system}",
+        "precision": "highest",
+        "environment": machine.settings(),
         **dataclasses.asdict(subject),
         "run": None if subject.run is None else Path(subject.run).name,
         "photograph": "drawn" if photograph is None else photograph.name,
@@ -98,6 +102,7 @@ def measure_detection(
         "cores": machine.cores(),
         **surroundings(),
     }
+    found["device"] |= {"processor": machine.processor(), "threads": machine.cores()}
     with tempfile.TemporaryDirectory(prefix="cracks-jax-detect-") as work:
 
         def measured(label: str, pixels: tuple[int, int], count: int) -> dict[str, Any]:
@@ -200,6 +205,7 @@ def _in_own_process(subject: Subject, folder: Path, repeats: int) -> dict[str, A
 def child(request: str) -> None:
     """Measures one folder and prints what came of it as one line of JSON."""
     asked = json.loads(request)
+    keep_freed_memory()
     with contextlib.redirect_stdout(sys.stderr):
         found = _measure(Subject(**asked["subject"]), Path(asked["folder"]), asked["repeats"])
     print(json.dumps(found))

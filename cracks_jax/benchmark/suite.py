@@ -22,6 +22,8 @@ _COMPUTE = [
 _REPEATS = {"step": 7, "infer": 15, "input": 32, "pipeline": 20}
 # Small enough for a rehearsal of every line in a minute or two; its times mean nothing.
 _QUICK = ("--narrow", "16", "--size", "64", "--repeats", "2")
+_DETECTION = ("--repeats", "1", "--images", "200")
+_QUICK_DETECTION = ("--narrow", "16", "--repeats", "1", "--megapixels", "0.1", "0.2", "--images", "4")
 
 
 def entries(*, quick: bool, data: str, size: int = 256) -> dict[str, list[str]]:
@@ -35,6 +37,7 @@ def entries(*, quick: bool, data: str, size: int = 256) -> dict[str, list[str]]:
         for system in (UPCRACKNET, CRACKSEG):
             arguments = [kind, "--system", system, "--batch", "4", *_shape(kind, quick, size), "--data", data]
             found[f"{kind}-{system}"] = arguments
+    found[f"detect-{UPCRACKNET}"] = ["detect", "--system", UPCRACKNET, *(_QUICK_DETECTION if quick else _DETECTION)]
     return found
 
 
