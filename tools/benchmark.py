@@ -4,6 +4,7 @@
   python tools/benchmark.py infer --system crackseg-r50 --batch 1 --size 256 --repeats 15 --peer torch
   python tools/benchmark.py input --system crackseg-r50 --data deepcrack:train --workers 2 --target-rate 100
   python tools/benchmark.py pipeline --system upcracknet --data drawn [--fake-data]
+  python tools/benchmark.py forms --system upcracknet                       # each convolution, XLA's form and ours
   python tools/benchmark.py detect --system upcracknet --megapixels 1 3 12 48 --images 1000 [--run RUN]
   python tools/benchmark.py all --out experiments/benchmarks [--quick]      # every line of the table, and the page
   python tools/benchmark.py table experiments/benchmarks                    # the page from its records
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # the package and the twins of tests/reference, from wherever this is started
     sys.path.insert(0, str(ROOT))
 
-from cracks_jax.benchmark import detection, machine, page, reading, suite, workloads  # noqa: E402
+from cracks_jax.benchmark import detection, forms, machine, page, reading, suite, workloads  # noqa: E402
 from cracks_jax.benchmark.job import KINDS, NARROW, TRAINABLE, Job  # noqa: E402
 from cracks_jax.errors import CracksError, UsageError  # noqa: E402
 from cracks_jax.runtime.memory import keep_freed_memory  # noqa: E402
@@ -85,6 +86,8 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         measure = lambda: reading.train_fed(  # noqa: E731
             job, options.data, workers=options.workers, fake=options.fake_data
         )
+    elif job.kind == "forms":
+        measure = lambda: forms.measure_forms(job)  # noqa: E731
     else:
         peers = _torch(options.contenders) if options.peer == "torch" else None
         measure = lambda: (workloads.step if job.kind == "step" else workloads.infer)(job, peers)  # noqa: E731
@@ -189,6 +192,8 @@ def _add_measurement(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--losses", choices=("core4", "all"), default="core4", help="UP-CrackNet's; all: style too")
     if kind == "infer":
         parser.add_argument("--batch-norm", choices=("window", "running"), help="default: detection's")
+    if kind == "forms":
+        return
     if kind in ("step", "infer"):
         parser.add_argument("--peer", choices=("torch",), help="the PyTorch twin, measured in turn with ours")
         parser.add_argument(

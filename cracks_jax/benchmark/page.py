@@ -39,6 +39,7 @@ def write_page(folder: Path) -> Path:
 def tables(folder: Path) -> str:
     """Every record of a folder, by machine, software and revision, then by kind."""
     records = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    records = [record for record in records if record.get("kind") in _SHOWN]
     if not records:
         raise CracksError(f"{folder}: holds no records; `python tools/benchmark.py all --out {folder.name}` makes them")
     parts = []
@@ -54,6 +55,8 @@ def tables(folder: Path) -> str:
 
 def lines(record: Record) -> str:
     """One record for a person to read."""
+    if record["kind"] in ("detect", "forms"):
+        return (_detections if record["kind"] == "detect" else _forms)([record])
     q1, q3 = record["seconds_quartiles"]
     found = [f"{record['label']}: {record['seconds']:.4g} s (quartiles {q1:.4g} to {q3:.4g}), {record['batch']} images"]
     found.append(f"  {record['images_per_second']:.4g} images/s, {_device(record)}, precision {record['precision']}")
@@ -164,6 +167,40 @@ def _pipelines(records: list[Record]) -> str:
     return _table(rows)
 
 
+def _forms(records: list[Record]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("system", "layer: input by kernel", "form", "XLA's, ms", "ours, ms")
+        + ("with gradients: XLA's, ms", "ours, ms", "gain")
+    ]
+    for r in records:
+        for one in r["layers"]:
+            cells = []
+            for what in ("value", "gradients"):
+                cells += [_milliseconds(one[what].get(who)) for who in ("xla", "ours")]
+            both = one["gradients"]
+            gain = f"{both['xla']['seconds'] / both['ours']['seconds']:.2f}" if "ours" in both else "-"
+            rows.append((r["system"], one["layer"], one["form"], *cells, gain))
+    return _table(rows)
+
+
+def _detections(records: list[Record]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("what", "photographs", "images/s", "seconds per megapixel", "in the network", "peak memory")
+    ]
+    notes = []
+    for r in records:
+        folder = [r["folder"][name] for name in ("small", "one_large")] if "folder" in r else []
+        for one in (*r["sizes"], *folder):
+            photographs = f"{one['images']} of {one['width']}x{one['height']}"
+            found = (f"{one['images_per_second']:.3g}", f"{one['seconds_per_megapixel']:.3g}")
+            cost = (_percent(one["network_share"]), _gib(one["peak_memory"]))
+            rows.append((f"detect, {r['system']}", photographs, *found, *cost))
+        if r["fit"] is not None:
+            slope, rest, r2 = (r["fit"][k] for k in ("slope_seconds_per_megapixel", "intercept_seconds", "r2"))
+            notes.append(f"- {r['system']}: seconds = {rest:.2f} + {slope:.3f} x megapixels (R^2 {r2:.4f})")
+    return "\n".join([_table(rows), *([""] if notes else []), *notes]) if records else ""
+
+
 def _machine(record: Record) -> tuple[str, str]:
     """(device, versions): what a group of records has in common."""
     versions = {k: v for k, v in record["software"].items() if k in ("python", "jax", "flax", "cracks-jax")}
@@ -179,7 +216,7 @@ def _device(record: Record) -> str:
 
 
 def _order(record: Record) -> tuple[Any, ...]:
-    return (record["kind"] == "infer", record["system"] != "upcracknet", record["system"], -record["batch"])
+    return (record["kind"] == "infer", record["system"] != "upcracknet", record["system"], -record.get("batch", 0))
 
 
 def _what(record: Record) -> str:
@@ -191,6 +228,10 @@ def _what(record: Record) -> str:
 
 def _seconds(times: Record) -> str:
     return f"{times['seconds']:.3g} ({_range(times['seconds_quartiles'], '.3g')})"
+
+
+def _milliseconds(times: Record | None) -> str:
+    return "-" if times is None else f"{1e3 * times['seconds']:.1f}"
 
 
 def _range(pair: list[float], form: str) -> str:
@@ -222,4 +263,8 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[list[Record]], str]], ...
     ("Every peer", ("step", "infer"), _peers),
     ("Input alone", ("input",), _inputs),
     ("Training with its input", ("pipeline",), _pipelines),
+    ("Detection from file to file", ("detect",), _detections),
+    ("Convolutions one by one", ("forms",), _forms),
 )
+# Other records of the folder have a form of their own (`tools/accelerator_check.py`).
+_SHOWN = {kind for _, kinds, _ in _SECTIONS for kind in kinds}

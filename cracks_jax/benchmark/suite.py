@@ -37,6 +37,9 @@ def entries(*, quick: bool, data: str, size: int = 256) -> dict[str, list[str]]:
         for system in (UPCRACKNET, CRACKSEG):
             arguments = [kind, "--system", system, "--batch", "4", *_shape(kind, quick, size), "--data", data]
             found[f"{kind}-{system}"] = arguments
+    for system in (UPCRACKNET, CRACKSEG):
+        shape = _QUICK if quick else ("--size", str(size), "--repeats", "5")
+        found[f"forms-{system}"] = ["forms", "--system", system, "--batch", "4", *shape]
     found[f"detect-{UPCRACKNET}"] = ["detect", "--system", UPCRACKNET, *(_QUICK_DETECTION if quick else _DETECTION)]
     return found
 
