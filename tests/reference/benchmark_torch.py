@@ -42,6 +42,8 @@ def peers(job: Job, contenders: Sequence[str]) -> Peers:
     """What PyTorch sets against ours for a job; `contenders` names the forms that are wanted."""
     torch.manual_seed(0)
     torch.set_num_threads(job.threads)
+    if "compile" in contenders:
+        _forget_programs()
     _set_precision(job.precision)
     device = _device()
     networks = _networks(job)
@@ -58,6 +60,13 @@ def _device() -> torch.device:
     if jax.default_backend() == "gpu" and torch.cuda.is_available():
         return torch.device("cuda")
     raise RuntimeError(f"PyTorch has no device where jax computes ({jax.default_backend()})")
+
+
+def _forget_programs() -> None:
+    """A second batch size would otherwise be compiled for every batch size, and slower."""
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _set_precision(precision: str) -> None:
@@ -132,9 +141,18 @@ def _step_offers(job: Job, networks: dict[str, nn.Module], device: torch.device)
 
 
 class _Step:
-    """What both training steps share: batches as uint8 tensors on the device, and waiting for the device."""
+    """What both training steps share: batches as uint8 tensors on the device, and waiting for the device.
 
+    With `job.dtype` bfloat16 the networks run under autocast, and only they: losses are float32, as ours are.
+    """
+
+    job: Job
     device: torch.device
+
+    def through(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.dtype == "bfloat16"):
+            found = network(*inputs)
+        return found.float()
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
@@ -153,7 +171,7 @@ class RestorationStep(_Step):
     """One discriminator and one generator step of UP-CrackNet, preset `default`; dropout as in training."""
 
     def __init__(self, job: Job, networks: dict[str, nn.Module], device: torch.device, wrap: Callable[..., Any]):
-        self.device = device
+        self.job, self.device = job, device
         self.generator, self.discriminator = networks["generator"], networks["discriminator"]
         self.style = StyleFeatures().to(device, memory_format=torch.channels_last) if job.losses == "all" else None
         self.g_adam = _adam(self.generator.parameters(), RATES["learning_rate"], (0.5, 0.999))
@@ -178,14 +196,15 @@ class RestorationStep(_Step):
         return loss
 
     def _restore(self, broken: Tensor) -> Tensor:
-        return self.generator(broken)
+        return self.through(self.generator, broken)
 
     def _judge(self, broken: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        return losses.discriminator_loss(self.discriminator(broken, real), self.discriminator(broken, fake))
+        logits = (self.through(self.discriminator, broken, image) for image in (real, fake))
+        return losses.discriminator_loss(*logits)
 
     def _guide(self, broken: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         # The averages of the discriminator, which this pass moves too, are never read: no time is spent on that.
-        adversarial = losses.generator_loss(self.discriminator(broken, fake), "non_saturating")
+        adversarial = losses.generator_loss(self.through(self.discriminator, broken, fake), "non_saturating")
         pixels = losses.mae(fake, real) + 1 - losses.ssim(fake, real) + losses.msgms_loss(fake, real)
         if self.style is not None:
             with torch.no_grad():
@@ -198,7 +217,7 @@ class SegmentationStep(_Step):
     """One step of CrackSeg: cross-entropy, Adam, L2 on kernels alone."""
 
     def __init__(self, job: Job, networks: dict[str, nn.Module], device: torch.device, wrap: Callable[..., Any]):
-        self.device, self.network = device, networks["network"]
+        self.job, self.device, self.network = job, device, networks["network"]
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1 - job.method.bn_momentum
@@ -218,7 +237,7 @@ class SegmentationStep(_Step):
         return loss
 
     def _loss(self, images: Tensor, mask: Tensor) -> Tensor:
-        return losses.cross_entropy(self.network(_standardised(images)), mask)
+        return losses.cross_entropy(self.through(self.network, _standardised(images)), mask)
 
 
 class StyleFeatures(nn.Module):

@@ -1,0 +1,459 @@
+"""The measurements of the accelerator check, each run in a process of its own (see accelerator.py).
+
+What has been found is written after every row, and each measurement looks at its clock before the next one: where the
+time ends, what is there stays there. float32 is at precision `highest` throughout, as training has it.
+"""
+
+import contextlib
+import gc
+import json
+import math
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cracks_jax.benchmark import flops, machine, ours, workloads
+from cracks_jax.benchmark.accelerator import Sizes
+from cracks_jax.benchmark.contenders import Contender, Offer, Peers, reason, relative_error
+from cracks_jax.benchmark.job import Job
+from cracks_jax.benchmark.program import compiled_once
+from cracks_jax.ops.convolution import conv_transpose_parity
+from cracks_jax.runtime.records import write_json
+from cracks_jax.surroundings import surroundings
+
+Record = dict[str, Any]
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_DTYPES = ("bfloat16", "float32")
+_LAST = 10  # steps whose mean is a curve's end
+_COMPILERS = 4  # XLA compiles without Python's lock
+
+
+class Report:
+    """What one measurement has found, kept in a file, and the time that it has.
+
+    Attributes:
+      found: the record; `stop` notes what was left out.
+    """
+
+    def __init__(self, seconds: float, path: Path | None = None):
+        self.end, self.path, self.found = time.monotonic() + seconds, path, dict[str, Any]()
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def add(self, name: str, value: Any) -> None:
+        self.found[name] = value
+        self.keep()
+
+    def keep(self) -> None:
+        if self.path is not None:
+            write_json(self.path, self.found)
+
+    def enough(self, seconds: float, what: str) -> bool:
+        """Whether that much time is left; where it is not, the record names what was left out."""
+        if self.left() >= seconds:
+            return True
+        note = f"{what}: {max(self.left(), 0):.0f} s were left, {seconds:.0f} s are needed"
+        self.add("left_out", [*self.found.get("left_out", []), note])
+        return False
+
+
+def child(request: str, peers: Callable[[Job, tuple[str, ...]], Peers] | None) -> int:
+    """One measurement as `accelerator.Check.measure` asks for it; the exit code.
+
+    Args:
+      peers: (job, names of contenders) -> the twins of a training step; None where there are none.
+    """
+    asked = json.loads(request)
+    sizes = Sizes(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked["sizes"].items()})
+    report = Report(asked["seconds"], Path(asked["to"]))
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    arguments = dict(asked["arguments"], peers=peers) if asked["measure"] == "step" else asked["arguments"]
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the record's path alone
+        try:
+            MEASURES[asked["measure"]](sizes, report, **arguments)
+        except Exception as error:  # whatever it is, the record says it in one line and the other parts go on
+            report.add("failed", reason(error))
+            return 1
+    report.keep()
+    return 0
+
+
+def measure_machine(sizes: Sizes, report: Report) -> None:
+    """Device, versions, memory and the rates that shares refer to."""
+    for name, value in surroundings().items():
+        report.add(name, value)
+    report.found["device"] |= {"processor": machine.processor(), "threads": machine.cores()}
+    report.add("environment", machine.settings())
+    report.add("precision", "highest")
+    report.add("memory", machine.available_memory())
+    report.add("matrix_gflops", machine.matrix_rates("highest", repeats=2 if sizes.narrow > 1 else 5))
+
+
+# ------------------------------------------------------------------------------------------- training steps
+
+
+def measure_step(sizes: Sizes, report: Report, system: str, peers: Any = None) -> None:
+    """The training step in bfloat16 at growing batches beside its twins, until time or memory end."""
+    report.add("system", system)
+    report.add("rows", [])
+    took = 0.0
+    for batch in sizes.batches:
+        if took and not report.enough(1.2 * took, f"batch {batch}"):
+            return
+        began = time.monotonic()
+        job = _job(sizes, system, batch, "bfloat16")
+        # Of a batch's time the twins may use all that is left but a little, for what comes after they are compiled.
+        offered = None if peers is None else partial(_hurried, peers, sizes.contenders, report)
+        try:
+            row = workloads.step(job, offered, compiled_once)
+        except Exception as error:
+            if not workloads.out_of_memory(error) and "of memory" not in str(error):
+                raise
+            report.add("out_of_memory", {"batch": batch, "reason": reason(error)})
+            return
+        took = time.monotonic() - began
+        report.add("rows", [*report.found["rows"], {**_kept(row), "row_seconds": took}])
+        _free()
+
+
+def _kept(row: Record) -> Record:
+    """A row without what the whole record says once."""
+    once = ("software", "device", "git_revision", "environment", "method", "kind", "system", "precision")
+    return {name: value for name, value in row.items() if name not in once}
+
+
+def _hurried(make: Any, contenders: tuple[str, ...], report: Report, job: Job) -> Peers:
+    peers = make(job, contenders)
+    offers = [Offer(offer.name, partial(_Hurried, offer, report)) for offer in peers.offers]
+    return Peers(peers.weights, offers, peers.software)
+
+
+class _Hurried:
+    """A contender whose making and first runs, where a compiler may take minutes, end with the time that is left."""
+
+    def __init__(self, offer: Offer, report: Report):
+        self.report, self.warm = report, 2
+        with within(0.8 * report.left(), f"{offer.name} was not compiled"):
+            self.inner: Contender = offer.make()
+
+    def place(self, batch: dict[str, np.ndarray]) -> Any:
+        return self.inner.place(batch)
+
+    def run(self, placed: Any) -> Any:
+        if not self.warm:
+            return self.inner.run(placed)
+        with within(0.8 * self.report.left(), "it was not compiled"):
+            result = self.inner.run(placed)
+        self.warm -= 1
+        return result
+
+
+@contextlib.contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """TimeoutError where the block takes longer; of the main thread, and as soon as Python is reached again."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"{what} within {seconds:.0f} s")
+
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, ring)
+    before, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        # Somebody else's alarm goes on where it was.
+        rest = max(before - (time.monotonic() - began), 0.01) if before else 0.0
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, rest)
+
+
+def measure_curves(sizes: Sizes, report: Report) -> None:
+    """Losses of both systems over some steps in float32 and in bfloat16, from one seed on the same batches."""
+    took = 0.0
+    for system in (sizes.restores, sizes.segments):
+        if took and not report.enough(1.2 * took, system):
+            return
+        began = time.monotonic()
+        curves = {dtype: _losses(sizes, report, system, dtype) for dtype in _DTYPES}
+        report.add(system, {"batch": sizes.batch, **compared(curves["float32"], curves["bfloat16"])})
+        took = time.monotonic() - began
+
+
+def _losses(sizes: Sizes, report: Report, system: str, dtype: str) -> list[float]:
+    job = _job(sizes, system, sizes.batch, dtype)
+    step = _started(job)
+    batches = [step.place(_drawn(job, number)) for number in range(min(sizes.steps, 12))]
+    losses = [step.dispatch(batches[i % len(batches)])["loss"] for i in range(sizes.steps)]
+    found = [float(loss) for loss in losses]
+    report.add(f"{system}_{dtype}_losses", [round(loss, 6) if math.isfinite(loss) else None for loss in found])
+    del step, batches
+    _free()
+    return found
+
+
+def compared(reference: list[float], other: list[float]) -> Record:
+    """Ends (means of the last steps), the largest difference of smoothed curves, areas, and of the ends the ratio."""
+    a, b = np.asarray(reference), np.asarray(other)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ArithmeticError("a loss is not finite")
+    width = min(_LAST, len(a))
+    smooth = [np.convolve(curve, np.ones(width) / width, "valid") for curve in (a, b)]
+    return {
+        "final": {"float32": float(a[-width:].mean()), "bfloat16": float(b[-width:].mean())},
+        "final_ratio": float(b[-width:].mean() / a[-width:].mean()),
+        "largest_difference": float(np.abs(smooth[0] - smooth[1]).max()),
+        "largest_relative_difference": float((np.abs(smooth[0] - smooth[1]) / np.abs(smooth[0])).max()),
+        "area": {"float32": float(a.sum()), "bfloat16": float(b.sum())},
+        "area_between": float(np.abs(a - b).sum()),
+    }
+
+
+def _drawn(job: Job, number: int) -> dict[str, np.ndarray]:
+    """A batch of drawn pavements, with cracks where they are to be found."""
+    from cracks_jax.data.synthetic import draw_pavement
+
+    batch = ours.draw_batch(job, number)
+    size, first = (job.size, job.size), number * job.batch
+    drawn = [draw_pavement(0, first + i, size, cracked=not job.restores) for i in range(job.batch)]
+    image = np.stack([picture for picture, _ in drawn])
+    if not job.restores:
+        return {"image": image, "mask": np.stack([mask for _, mask in drawn]).astype(np.uint8)}
+    # Where the random batch has nothing at all, a square was removed.
+    kept = batch["corrupted"].reshape(*batch["corrupted"].shape[0::2][:1], *image.shape[1:]).any(-1, keepdims=True)
+    return {"image": image, "corrupted": (image * kept)[:, None]}
+
+
+def measure_digests(sizes: Sizes, report: Report, count: int) -> None:
+    """SHA-256 of the state behind some steps, `count` times from the same start, and seconds of a step."""
+    from cracks_jax.runtime.checkpoints import state_sha256
+
+    took = 0.0
+    for system in (sizes.restores, sizes.segments):
+        if took and not report.enough(1.2 * took, system):
+            return
+        began = time.monotonic()
+        job = _job(sizes, system, sizes.batch, "float32")
+        step = ours.Step(job, {}, compiled_once)
+        digests, seconds = [], []
+        for _ in range(count):
+            step.start()
+            step.taken = 0
+            for number in range(sizes.digest_steps):
+                placed = step.place(ours.draw_batch(job, number))
+                started = time.perf_counter()
+                step.run(placed)
+                seconds.append(time.perf_counter() - started)
+            digests.append(state_sha256(jax.device_get(step.state)))
+        report.add(system, {"seconds": statistics.median(seconds), "digests": digests, "batch": job.batch})
+        del step
+        _free()
+        took = time.monotonic() - began
+
+
+def measure_largest(sizes: Sizes, report: Report) -> None:
+    """The largest batch whose training step runs, in bfloat16: doubled until one does not, then between the two."""
+    for number, system in enumerate((sizes.restores, sizes.segments)):
+        search = Search(*sizes.largest)
+        took, until = 0.0, report.left() * number / 2  # half of the time each
+        while (batch := search.next()) is not None:
+            if report.left() - until < 1.3 * took or not report.enough(1.3 * took, f"{system}, batch {batch}"):
+                break
+            began = time.monotonic()
+            search.tell(batch, _fits(_job(sizes, system, batch, "bfloat16")))
+            took = time.monotonic() - began
+            report.add(system, {"fits": search.fits, "fails": search.fails, "tried": search.tried})
+        workloads.say(f"{system}: batch {search.fits} fits, {search.fails} does not")
+
+
+class Search:
+    """Doubling from `first` until a size fails or `last` is reached, then bisection to an eighth of what fits."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last = first, last
+        self.fits, self.fails = 0, None
+        self.tried: list[tuple[int, bool]] = []
+
+    fails: int | None
+
+    def next(self) -> int | None:
+        """What to try; None where nothing is left to learn."""
+        if self.fails is None:
+            batch = min(max(self.first, 2 * self.fits), self.last)
+            return batch if batch > self.fits else None
+        if not self.fits:
+            return self.fails // 2 or None
+        middle = (self.fits + self.fails) // 2
+        return middle if self.fails - self.fits > max(self.fits // 8, 1) else None
+
+    def tell(self, batch: int, fits: bool) -> None:
+        self.tried.append((batch, fits))
+        if fits:
+            self.fits = batch
+        else:
+            self.fails = batch
+
+
+def _fits(job: Job) -> bool:
+    workloads.say(f"{job.label}: does it fit?")
+    try:
+        step = _started(job)
+        for number in range(2):  # the first step's state is the second one's memory
+            step.run(step.place(ours.draw_batch(job, number)))
+        return True
+    except Exception as error:
+        if not workloads.out_of_memory(error):
+            raise
+        return False
+    finally:
+        step = None  # type: ignore[assignment]
+        _free()
+
+
+def _job(sizes: Sizes, system: str, batch: int, dtype: Any) -> Job:
+    return Job(
+        "step",
+        system,
+        batch=batch,
+        size=sizes.size,
+        repeats=sizes.repeats,
+        narrow=sizes.narrow,
+        dtype=dtype,
+        threads=machine.cores(),
+    )
+
+
+def _started(job: Job) -> ours.Step:
+    step = ours.Step(job, {}, compiled_once)
+    step.start()
+    return step
+
+
+def _free() -> None:
+    """Programs and arrays of what was measured before."""
+    jax.clear_caches()
+    gc.collect()
+
+
+# --------------------------------------------------------------------------------------------------- layers
+
+
+def one_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The transposed convolution as one 2x2 convolution with four times the outputs, each parity one pixel apart."""
+    b, h, w, i = x.shape
+    o = kernel.shape[-1]
+    # Parity (p, q) has the taps p::2, q::2 of the kernel; all four read the same 2x2 neighbourhoods.
+    taps = kernel.reshape(2, 2, 2, 2, i, o).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, i, 4 * o)
+    y = lax.conv_general_dilated(x, taps, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_NHWC)
+    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
+    parities = [[y[:, p : p + h, q : q + w, p, q] for q in range(2)] for p in range(2)]
+    rows = [jnp.stack(row, 3).reshape(b, h, 2 * w, o) for row in parities]
+    return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, o)
+
+
+FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "lax": lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME"),
+    "parity": conv_transpose_parity,
+    "one_product": one_product,
+}
+
+
+def measure_transposed(sizes: Sizes, report: Report) -> None:
+    """Three forms of the transposed convolution at the decoder's shapes, forward and with both gradients."""
+    layers = [(5, 16, 1024, 256), (6, 32, 512, 128), (7, 64, 256, 64), (8, 128, 128, 3), (4, 8, 1024, 512)]
+    for dtype in _DTYPES:
+        for number, side, inputs, outputs in layers:
+            side, inputs = max(side // sizes.sides, 2), inputs // sizes.sides
+            shapes = (sizes.layer_batch, side, side, inputs), (4, 4, inputs, max(outputs // sizes.sides, 3))
+            macs = sizes.layer_batch * flops.transposed("", side, inputs, shapes[1][-1]).macs
+            name = f"dec{number}_{dtype}"
+            if not report.enough(4.0 if sizes.sides == 1 else 0.0, name):
+                return
+            report.add(name, {"x": shapes[0], "kernel": shapes[1], **_timed(FORMS, shapes, dtype, macs, sizes)})
+
+
+def measure_dilated(sizes: Sizes, report: Report) -> None:
+    """3x3 convolutions of CrackSeg at dilation 1 to 8, forward and with both gradients; ratios to dilation 1."""
+    for dtype in _DTYPES:
+        for side, channels in ((32, 256), (16, 512)):
+            side, channels = side // min(sizes.sides, 2), channels // sizes.sides
+            shapes = (sizes.layer_batch, side, side, channels), (3, 3, channels, channels)
+            macs = sizes.layer_batch * flops.convolution("", side, 3, channels, channels).macs
+            name = f"side{side}_channels{channels}_{dtype}"
+            if not report.enough(5.0 if sizes.sides == 1 else 0.0, name):
+                return
+            forms = {f"dilation{rate}": partial(_dilated, rate=rate) for rate in (1, 2, 4, 8)}
+            found = _timed(forms, shapes, dtype, macs, sizes, alike=False)
+            for row in found.values():
+                for way in ("forward", "gradients"):
+                    row[way]["to_dilation1"] = row[way]["seconds"] / found["dilation1"][way]["seconds"]
+            report.add(name, {"x": shapes[0], "kernel": shapes[1], **found})
+
+
+def _dilated(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
+    pads = ((rate, rate), (rate, rate))
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, rhs_dilation=(rate, rate), dimension_numbers=_NHWC)
+
+
+def _timed(
+    forms: dict[str, Any], shapes: Any, dtype: str, macs: int, sizes: Sizes, *, alike: bool = True
+) -> dict[str, Record]:
+    """Seconds and GFLOP/s of every form, alone (`forward`) and with both gradients; and its error to the first."""
+    x, kernel = (jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes))
+    dy = jnp.ones_like(jax.eval_shape(next(iter(forms.values())), x, kernel))
+    work = {(name, "forward"): (form, (x, kernel)) for name, form in forms.items()}
+    work |= {(name, "gradients"): (partial(_with_gradients, form), (x, kernel, dy)) for name, form in forms.items()}
+    with ThreadPoolExecutor(_COMPILERS if jax.default_backend() != "cpu" else 1) as pool:
+        compiled = pool.map(lambda job: jax.jit(job[0]).lower(*job[1]).compile(), work.values())
+        programs = dict(zip(work, compiled, strict=True))
+    found: dict[str, Record] = {name: {} for name in forms}
+    first: Any = None
+    for (name, way), (_, arguments) in work.items():
+        seconds, result = _seconds(programs[name, way], arguments, sizes)
+        products = 1 if way == "forward" else 3
+        found[name][way] = {"seconds": seconds, "gflops": 2 * products * macs / seconds / 1e9}
+        if way == "forward" and alike:
+            first = result if first is None else first
+            found[name]["error"] = relative_error(*(np.asarray(y, np.float32) for y in (result, first)))
+    return found
+
+
+def _with_gradients(form: Any, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
+    y, pull_back = jax.vjp(form, x, kernel)
+    return y, *pull_back(dy)
+
+
+def _seconds(program: Any, arguments: tuple[Any, ...], sizes: Sizes) -> tuple[float, Any]:
+    """The median over repeats of one call's seconds in a row of calls: dispatching one is longer than a small layer."""
+    result = jax.block_until_ready(program(*arguments))
+    taken = []
+    for _ in range(sizes.repeats):
+        began = time.perf_counter()
+        for _ in range(sizes.calls):
+            last = program(*arguments)
+        jax.block_until_ready(last)
+        taken.append((time.perf_counter() - began) / sizes.calls)
+    return statistics.median(taken), result
+
+
+MEASURES: dict[str, Callable[..., None]] = {
+    "machine": measure_machine,
+    "step": measure_step,
+    "curves": measure_curves,
+    "digests": measure_digests,
+    "largest": measure_largest,
+    "transposed": measure_transposed,
+    "dilated": measure_dilated,
+}
