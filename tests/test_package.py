@@ -27,6 +27,7 @@ RANKS = {
     "cli": 11,
     "quickstart": 10,
     "study": 10,
+    "benchmark": 10,
     "figures": 9,
     "train": 9,
     "evaluate": 9,
@@ -46,6 +47,7 @@ RANKS = {
     "layers": 1,
     "ops": 0,
     "settings": 0,
+    "surroundings": 0,
 }
 PURE = {"networks", "losses", "layers", "ops"}
 # Used from anywhere above; themselves they use their own room, `ops`, randomness and the two kinds of error.

@@ -24,7 +24,7 @@ class Constant:
 
 
 def _broken():
-    raise OSError("no such library: /opt/somewhere/lib/thing.so\nand more lines")
+    raise OSError("no such library: /srv/somewhere/lib/thing.so\nand more lines")
 
 
 OWN_CACHE = program._own_cache
@@ -70,7 +70,7 @@ def test_memory_that_runs_out_is_one_message_and_other_errors_are_not_hidden():
 
 
 def test_reasons_hold_one_line_and_no_path():
-    assert reason(ValueError("bad /home/me/x/model.onnx here\nand there")) == "ValueError: bad model.onnx here"
+    assert reason(ValueError("bad /data/me/x/model.onnx here\nand there")) == "ValueError: bad model.onnx here"
     assert reason(MemoryError()) == "MemoryError"
 
 
