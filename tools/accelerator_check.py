@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--parts", type=_names, default=tuple(accelerator.PARTS), help=f"of {','.join(accelerator.PARTS)}"
     )
     parser.add_argument("--batches", type=_numbers, default=(), help="of the training steps, such as 32,64")
-    parser.add_argument("--out", type=Path, help="the record (default: accelerator-<device>.json in experiments/benchmarks)")
+    parser.add_argument("--out", type=Path, help="default: experiments/benchmarks/accelerator-<device>.json")
     return parser
 
 

@@ -40,8 +40,9 @@ class Sizes:
       restores, segments: the systems.
       batches: of the benchmark, in the order they are measured.
       repeats: timed runs of a training step; `calls`: of one layer.
-      steps, batch: of the loss curves; `digest_steps`: behind which a state is digested.
+      steps, batch: of the loss curves; `digest_steps`: behind which a state of the systems `digested` is digested.
       largest: batch at which the search for the largest one begins, and the one where it ends.
+      layers: how many of the decoder's are measured; `layer_batch`: of these and of the dilated ones.
       sides: images of the decoder's inputs and of the dilated layers are divided by it, as their channels are.
       contenders: forms of the PyTorch twin.
       tests: what pytest is given.
@@ -57,8 +58,10 @@ class Sizes:
     steps: int = 200
     batch: int = 8
     digest_steps: int = 20
+    digested: tuple[str, ...] = ("upcracknet", "crackseg")
     largest: tuple[int, int] = (64, 4096)
     sides: int = 1
+    layers: int = 5
     layer_batch: int = 32
     contenders: tuple[str, ...] = ("eager", "compile")
     tests: tuple[str, ...] = (
@@ -84,8 +87,10 @@ SMALL = Sizes(
     steps=5,
     batch=2,
     digest_steps=2,
+    digested=("upcracknet",),
     largest=(2, 4),
     sides=8,
+    layers=2,
     layer_batch=1,
     contenders=("eager",),
     tests=("tests/losses/test_adversarial.py",),
@@ -98,7 +103,10 @@ class Check:
     Attributes:
       command: words that start `measures.child` in a process of its own; the request is appended to them.
       environment: variables of every such process.
+      platform: jax's name of the device's, once it is known.
     """
+
+    platform = "cpu"
 
     def __init__(
         self,
@@ -139,7 +147,8 @@ class Check:
 def _tests(check: Check) -> Record:
     """Tests of layers, losses and steps, on the accelerator; counts, and the names of what fails."""
     with tempfile.TemporaryFile("w+") as output:
-        platform = os.environ.get("JAX_PLATFORMS", "cuda,cpu")
+        # Without a word, tests stay on the processor (tests/conftest.py).
+        platform = os.environ.get("JAX_PLATFORMS") or {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}.get(check.platform, "cpu")
         # Witnesses are exact: products in tensor cores' short formats would fail them.
         settings = {"JAX_PLATFORMS": platform, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
         words = [sys.executable, "-m", "pytest", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
@@ -270,6 +279,7 @@ def _measured(check: Check, names: list[str], small: bool, minutes: float, out: 
     machine = check.measure("machine")
     if "failed" in machine:
         raise CracksError(f"no device can be measured: {machine['failed']}")
+    check.platform = machine["device"]["platform"]
     path = out or Path("experiments/benchmarks") / f"accelerator-{_file_name(machine['device']['kind'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     form = {"small": small, "minutes": minutes, "parts_asked": names, "sizes": dataclasses.asdict(check.sizes)}

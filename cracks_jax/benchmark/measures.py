@@ -43,7 +43,7 @@ class Report:
     """What one measurement has found, kept in a file, and the time that it has.
 
     Attributes:
-      found: the record; `stop` notes what was left out.
+      found: the record; `left_out` lists what found no time.
     """
 
     def __init__(self, seconds: float, path: Path | None = None):
@@ -76,7 +76,8 @@ def child(request: str, peers: Callable[[Job, tuple[str, ...]], Peers] | None) -
       peers: (job, names of contenders) -> the twins of a training step; None where there are none.
     """
     asked = json.loads(request)
-    sizes = Sizes(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked["sizes"].items()})
+    given: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in asked["sizes"].items()}
+    sizes = Sizes(**given)
     report = Report(asked["seconds"], Path(asked["to"]))
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -170,7 +171,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
     began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring)
-    before, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    before, _ = signal.setitimer(signal.ITIMER_REAL, min(max(seconds, 0.01), 1e6))
     try:
         yield
     finally:
@@ -232,7 +233,7 @@ def _drawn(job: Job, number: int) -> dict[str, np.ndarray]:
     if not job.restores:
         return {"image": image, "mask": np.stack([mask for _, mask in drawn]).astype(np.uint8)}
     # Where the random batch has nothing at all, a square was removed.
-    kept = batch["corrupted"].reshape(*batch["corrupted"].shape[0::2][:1], *image.shape[1:]).any(-1, keepdims=True)
+    kept = batch["corrupted"][:, 0].any(-1, keepdims=True)
     return {"image": image, "corrupted": (image * kept)[:, None]}
 
 
@@ -241,7 +242,7 @@ def measure_digests(sizes: Sizes, report: Report, count: int) -> None:
     from cracks_jax.runtime.checkpoints import state_sha256
 
     took = 0.0
-    for system in (sizes.restores, sizes.segments):
+    for system in sizes.digested:
         if took and not report.enough(1.2 * took, system):
             return
         began = time.monotonic()
@@ -283,10 +284,9 @@ class Search:
 
     def __init__(self, first: int, last: int):
         self.first, self.last = first, last
-        self.fits, self.fails = 0, None
+        self.fits = 0
+        self.fails: int | None = None
         self.tried: list[tuple[int, bool]] = []
-
-    fails: int | None
 
     def next(self) -> int | None:
         """What to try; None where nothing is left to learn."""
@@ -374,7 +374,7 @@ def measure_transposed(sizes: Sizes, report: Report) -> None:
     """Three forms of the transposed convolution at the decoder's shapes, forward and with both gradients."""
     layers = [(5, 16, 1024, 256), (6, 32, 512, 128), (7, 64, 256, 64), (8, 128, 128, 3), (4, 8, 1024, 512)]
     for dtype in _DTYPES:
-        for number, side, inputs, outputs in layers:
+        for number, side, inputs, outputs in layers[: sizes.layers]:
             side, inputs = max(side // sizes.sides, 2), inputs // sizes.sides
             shapes = (sizes.layer_batch, side, side, inputs), (4, 4, inputs, max(outputs // sizes.sides, 3))
             macs = sizes.layer_batch * flops.transposed("", side, inputs, shapes[1][-1]).macs
@@ -413,6 +413,7 @@ def _timed(
     """Seconds and GFLOP/s of every form, alone (`forward`) and with both gradients; and its error to the first."""
     x, kernel = (jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes))
     dy = jnp.ones_like(jax.eval_shape(next(iter(forms.values())), x, kernel))
+    work: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]]
     work = {(name, "forward"): (form, (x, kernel)) for name, form in forms.items()}
     work |= {(name, "gradients"): (partial(_with_gradients, form), (x, kernel, dy)) for name, form in forms.items()}
     with ThreadPoolExecutor(_COMPILERS if jax.default_backend() != "cpu" else 1) as pool:
