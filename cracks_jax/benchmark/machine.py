@@ -1,5 +1,6 @@
 """The machine that a benchmark runs on: its measured matrix-product rate, its memory, its cores, its settings."""
 
+import functools
 import os
 import resource
 import sys
@@ -49,15 +50,22 @@ def limit_threads(count: int) -> None:
 def matrix_rates(precision: str, repeats: int = 5) -> dict[str, float]:
     """GFLOP/s of the best of a few large square products, by dtype: float32 at `precision`, bfloat16 on accelerators.
 
-    This is the limit that shares refer to: what the machine is seen to reach, not what its maker prints.
+    This is the limit that shares refer to: what the machine is seen to reach, not what its maker prints. A process
+    measures it once.
     """
+    import jax
+
+    sides = _SIDES.get(jax.default_backend(), _ACCELERATOR_SIDES)
+    return dict(_matrix_rates(precision, repeats, tuple(sides)))
+
+
+@functools.cache
+def _matrix_rates(precision: str, repeats: int, sides: tuple[int, ...]) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    cpu = jax.default_backend() == "cpu"
-    sides = _SIDES.get(jax.default_backend(), _ACCELERATOR_SIDES)
     found: dict[str, float] = {}
-    for dtype in (jnp.float32,) if cpu else (jnp.float32, jnp.bfloat16):
+    for dtype in (jnp.float32,) if jax.default_backend() == "cpu" else (jnp.float32, jnp.bfloat16):
         product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
         best = 0.0
         for side in sides:
