@@ -210,9 +210,10 @@ def _compiled(
     def score(state: Any, window: jax.Array) -> jax.Array:
         return network.score(state, window[None].astype(jnp.float32) / 255, key, how)[0]
 
+    # A single window's convolutions are those of the mapped ones; what is recorded must not come from within a vmap.
+    prepare = jax.jit(lambda state, windows: prepare_kernels(score, state, windows[0]))
     # Mapped, not batched: every window has its own statistics and one and the same dropout mask.
     mapped = jax.vmap(score, in_axes=(None, 0))
-    prepare = jax.jit(lambda state, windows: prepare_kernels(mapped, state, windows))
     return prepare, jax.jit(lambda kernels, state, windows: with_kernels(kernels, mapped, state, windows))
 
 

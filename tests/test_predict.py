@@ -11,7 +11,8 @@ import pytest
 
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference
-from cracks_jax.predict import Scorer, in_geometry, mask_in_geometry, smooth
+from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.predict import Scorer, in_geometry, mask_in_geometry, smooth, stack_scorer
 from cracks_jax.runtime.calls import OutOfMemory
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -251,3 +252,17 @@ def test_out_of_memory_in_the_network_makes_calls_smaller_and_every_map_is_there
     scorer.calls.score = lambda stack: small_memory(np.repeat(stack, 9, 0))
     with pytest.raises(OutOfMemory, match="--tile 64"):
         list(scorer.stream(enumerate(images)))
+
+
+def test_wide_network_scores_the_same_with_its_kernels_prepared(rng):
+    """Channels enough for every form of convolution: the scorer's map against the method's own, traced as it is."""
+    method = Segmentation(narrow=2, variant="table4_baseline")
+    image = rng.integers(0, 256, (256, 256, 3), np.uint8)
+    like = {"image": jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)}
+    state = jax.jit(lambda key: method.init(key, like))(jax.random.key(0))
+    how = Detection(filter="none", geometry="native", batch_norm="running")
+    score = jax.jit(lambda state, x: method.score(state, x, jax.random.key(0), how))
+    plain = score(state, image[None] / np.float32(255))
+    stack = stack_scorer(method, state, how)
+    np.testing.assert_allclose(stack(image[None]), plain, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(stack(np.stack([image, image]))[0], stack(np.stack([image, image]))[1])

@@ -188,6 +188,8 @@ def _add_measurement(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--name", help=argparse.SUPPRESS)  # the record's name in the full table
     if kind != "input":
         parser.add_argument("--precision", choices=("default", "high", "highest"), default="highest")
+    if kind == "step":
+        parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the layers")
     if kind in ("step", "pipeline"):
         parser.add_argument("--losses", choices=("core4", "all"), default="core4", help="UP-CrackNet's; all: style too")
     if kind == "infer":
