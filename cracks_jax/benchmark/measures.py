@@ -29,6 +29,7 @@ from cracks_jax.benchmark.contenders import Contender, Offer, Peers, reason, rel
 from cracks_jax.benchmark.job import Job
 from cracks_jax.benchmark.program import compiled_once
 from cracks_jax.ops.convolution import conv_transpose_parity
+from cracks_jax.ops.cpu_convolution import Geometry, blocks_form, plain_form
 from cracks_jax.runtime.records import write_json
 from cracks_jax.surroundings import surroundings
 
@@ -350,23 +351,10 @@ def _free() -> None:
 # --------------------------------------------------------------------------------------------------- layers
 
 
-def one_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The transposed convolution as one 2x2 convolution with four times the outputs, each parity one pixel apart."""
-    b, h, w, i = x.shape
-    o = kernel.shape[-1]
-    # Parity (p, q) has the taps p::2, q::2 of the kernel; all four read the same 2x2 neighbourhoods.
-    taps = kernel.reshape(2, 2, 2, 2, i, o).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, i, 4 * o)
-    y = lax.conv_general_dilated(x, taps, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_NHWC)
-    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
-    parities = [[y[:, p : p + h, q : q + w, p, q] for q in range(2)] for p in range(2)]
-    rows = [jnp.stack(row, 3).reshape(b, h, 2 * w, o) for row in parities]
-    return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, o)
-
-
 FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "lax": lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME"),
     "parity": conv_transpose_parity,
-    "one_product": one_product,
+    "one_product": blocks_form(plain_form(Geometry((1, 1), ((1, 1), (1, 1))))),
 }
 
 

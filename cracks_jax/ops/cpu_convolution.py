@@ -85,7 +85,11 @@ def transposed_form(x: tuple[int, ...], kernel: tuple[int, ...], precision: Any 
     how = Geometry((1, 1), ((1, 1), (1, 1)), precision=precision)
     if _few(x, how):
         return Form("parity columns", _parities, partial(_parity_columns, precision=precision))
-    inner = _at_stride_1((2, 2, kernel[2], 4 * kernel[3]), how) or plain_form(how)
+    return blocks_form(_at_stride_1((2, 2, kernel[2], 4 * kernel[3]), how) or plain_form(how))
+
+
+def blocks_form(inner: Form) -> Form:
+    """The transposed convolution by any form of a 2x2 kernel with one pixel of padding."""
 
     def apply(x: Array, prepared: Any) -> Array:
         _, h, w, _ = x.shape

@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed buffers for the next step instead of giving them back; says whether it could.
 
     XLA's buffers of a step come from malloc. By default each large one is mapped anew, and the kernel clears its pages
-    one fault after another: a quarter of the time of UP-CrackNet's step on two cores. Kept buffers cost no memory
-    beyond the process's own peak. Anything but glibc is left as it is.
+    one fault after another, a large part of a step on a processor. Kept buffers cost no memory beyond the process's own
+    peak. Anything but glibc is left as it is.
     """
     if not sys.platform.startswith("linux"):
         return False
