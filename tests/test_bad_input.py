@@ -4,6 +4,7 @@ Exit code 1: the run or the data is bad. Exit code 2: the command, an experiment
 """
 
 import errno
+import itertools
 import shutil
 
 import cv2
@@ -121,11 +122,10 @@ def full_disk(monkeypatch):
     """A disk on which only the next `after` files find room."""
 
     def fill(after: int) -> None:
-        left, replace = [after], images.os.replace
+        made, replace = itertools.count(), images.os.replace  # a counter that threads may share
 
         def replace_while_there_is_room(old, new):
-            left[0] -= 1
-            if left[0] < 0:
+            if next(made) >= after:
                 raise OSError(errno.ENOSPC, "No space left on device", str(new))
             replace(old, new)
 
@@ -220,17 +220,24 @@ def test_a_threshold_for_undamaged_roads_is_not_taken_from_cracked_ones(tmp_path
     command(*words, tmp_path / "nowhere").refused(1, "nowhere")
 
 
-def test_an_out_that_cannot_be_written_and_a_full_disk(tmp_path, labelled, full_disk):  # noqa: F811
+def test_an_out_that_cannot_be_written_is_named(tmp_path, labelled):  # noqa: F811
     (tmp_path / "file").write_text("mine")
     command("detect", labelled / "images", "--out", tmp_path / "file" / "out", *FLOOR).refused(1, "file/out")
     assert (tmp_path / "file").read_text() == "mine"
-    # The table, then one photograph's mask and overlay.
-    full_disk(after=3)
+
+
+@pytest.mark.parametrize("writers", [1, 4])
+def test_on_a_full_disk_each_row_stands_for_finished_files(tmp_path, labelled, full_disk, monkeypatch, writers):  # noqa: F811
+    monkeypatch.setattr("cracks_jax.detect.os.cpu_count", lambda: writers)
+    # The table, and three files: one photograph's mask and overlay, and a mask of the next; with several writers
+    # whatever they write first.
+    full_disk(after=4)
     command("detect", labelled / "images", "--out", tmp_path / "out", *FLOOR).refused(1, "No space left on device")
     written = contents(tmp_path / "out")
-    assert {"masks/0000.png", "overlays/0000.png", "measurements.csv"} <= written.keys()
-    assert not [name for name in written if name.endswith(".tmp")]
-    assert written["measurements.csv"].count(b"\n") == 2
+    assert len(written) == 4 and not [name for name in written if name.endswith(".tmp")]
+    rows = [row.split(",")[0] for row in written["measurements.csv"].decode().splitlines()[1:]]
+    assert all({f"masks/{name}.png", f"overlays/{name}.png"} <= written.keys() for name in rows)
+    assert rows == ["0000"] if writers == 1 else rows in ([], ["0000"])
 
 
 # -------------------------------------------------------------------------------------------------- score
