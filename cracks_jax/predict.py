@@ -30,6 +30,7 @@ from cracks_jax.postprocess import filters
 from cracks_jax.postprocess.tiles import Tiles, Whole
 from cracks_jax.runtime.calls import NetworkCalls, OutOfMemory
 from cracks_jax.runtime.randomness import device_key
+from cracks_jax.runtime.threads import spread_workers
 
 PAPER_SIDE = 256
 # Reflected pixels around every image at native size: a network's zero padding leaves a bright rim in the error map,
@@ -190,6 +191,7 @@ class _Frozen:
     """A network that learns no more: its kernels are brought into their forms once for each size of window."""
 
     def __init__(self, prepare: Callable[..., Any], score: Callable[..., jax.Array], state: Any):
+        spread_workers()
         self._prepare, self._score, self._state = prepare, score, state
         self._kernels: tuple[tuple[int, ...], Any] = ((), None)  # of the last size: others are seldom seen again
 

@@ -19,6 +19,7 @@ from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 from cracks_jax.ops.convolution import prepare_kernels, with_kernels
 from cracks_jax.runtime.parallel import Parallel, devices
 from cracks_jax.runtime.randomness import device_key, host_rng
+from cracks_jax.runtime.threads import spread_workers
 
 NAME = "cracks_jax"
 RATES = {"learning_rate": 1e-4, "discriminator_learning_rate": 4e-4, "weight_decay": 5e-4}
@@ -93,6 +94,7 @@ class Forward:
 
     def start(self) -> None:
         """Memory is taken here, when it is known that it suffices."""
+        spread_workers()  # as scoring does
         state = _with_weights(_scoring_part(_initial(self.job)), self.weights)
         self.state = jax.device_put(state, devices(1)[0])
         self.kernels = self.prepare(self.state, jnp.zeros(self.images.shape, self.images.dtype))

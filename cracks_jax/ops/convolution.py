@@ -50,7 +50,7 @@ def conv_general_dilated(
             padding = lax.padtype_to_pads(x.shape[1:3], reach, window_strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
         how = Geometry(tuple(window_strides), pads, rates, precision)  # type: ignore[arg-type]
-        form = form_for(x.shape, kernel.shape, how)
+        form = form_for(x.shape, kernel.shape, how, frozen=_frozen())
         if form is not None:
             return _chosen(x, kernel, form, plain_form(how))
     return lax.conv_general_dilated(
@@ -87,7 +87,7 @@ def conv_transpose(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) 
         )
     if not _wide(x):
         return conv_transpose_parity(x, kernel)
-    return _chosen(x, kernel, transposed_form(x.shape, kernel.shape), _PARITY)
+    return _chosen(x, kernel, transposed_form(x.shape, kernel.shape, frozen=_frozen()), _PARITY)
 
 
 def conv_transpose_parity(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) -> Float[Array, "b 2*h 2*w o"]:
@@ -126,6 +126,11 @@ def _wide(x: Array) -> bool:
 
 
 # --------------------------------------------------------------------------------------- the choice of form
+
+
+def _frozen() -> bool:
+    """Kernels are prepared beforehand."""
+    return _KERNELS.get() is not None
 
 
 def _chosen(x: Array, kernel: Array, cpu: Form, default: Form) -> Array:

@@ -52,31 +52,39 @@ _NARROW_INPUT = 24
 _NARROW_OUTPUT = 12
 _FEW_POSITIONS = 256
 _WIDE = 48
+# Forward alone, XLA's strided form overtakes ours up to this many input channels.
+_NARROW_FROZEN = 64
 
 
-def form_for(x: tuple[int, ...], kernel: tuple[int, ...], how: Geometry) -> Form | None:
-    """The fastest form known for inputs and kernels of these shapes; None where it is XLA's own."""
+def form_for(x: tuple[int, ...], kernel: tuple[int, ...], how: Geometry, *, frozen: bool = False) -> Form | None:
+    """The fastest form known for inputs and kernels of these shapes; None where it is XLA's own.
+
+    What counts is value and both gradients together; of a frozen kernel the value alone, and its preparation is free.
+    """
     side, _, inputs, outputs = kernel
     if kernel[1] != side or how.strides[0] != how.strides[1] or how.rates[0] != how.rates[1]:
         return None
     if side == 1:
         return Form("points", lambda kernel: kernel[0, 0], partial(_points, how=how))
-    if how.rates == (1, 1) and _few(x, how):
+    if how.rates == (1, 1) and _few(x, how) and not (frozen and how.strides == (1, 1) and _by_winograd(kernel)):
         return _columns(side, how)
     if how.strides == (2, 2) and side == 4 and how.rates == (1, 1):
-        inner = _at_stride_1((2, 2, 4 * inputs, outputs), Geometry((1, 1), _NO_PADS, precision=how.precision))
+        if frozen and _NARROW_INPUT < 4 * inputs and inputs <= _NARROW_FROZEN:
+            return None
+        halves = (x[0], (x[1] + sum(how.pads[0])) // 2, (x[2] + sum(how.pads[1])) // 2, 4 * inputs)
+        inner = _at_stride_1(halves, (2, 2, 4 * inputs, outputs), Geometry((1, 1), _NO_PADS, precision=how.precision))
         return None if inner is None else _halved(inner, how)
     if how.strides != (1, 1):
         return None
     if how.rates == (1, 1):
-        return _at_stride_1(kernel, how)
+        return _at_stride_1(x, kernel, how)
     padded = all(pad == (how.rates[0] * (side - 1) // 2,) * 2 for pad in how.pads)
-    if side in winograd.OUTPUTS and side % 2 and padded and min(inputs, outputs) >= _WIDE:
-        return Form("phases", winograd.evaluate, partial(_phases, side=side, how=how))
-    return None
+    return _phases_form(x, side, how) if side % 2 and padded and _by_winograd(kernel) else None
 
 
-def transposed_form(x: tuple[int, ...], kernel: tuple[int, ...], precision: Any = None) -> Form:
+def transposed_form(
+    x: tuple[int, ...], kernel: tuple[int, ...], precision: Any = None, *, frozen: bool = False
+) -> Form:
     """Transposed convolution with kernels of 4x4 at stride 2, as a 2x2 kernel with four times the outputs.
 
     Place q, between the pixels q - 1 and q of the padded image, decides the output rows 2q - 1 and 2q, and columns
@@ -84,8 +92,10 @@ def transposed_form(x: tuple[int, ...], kernel: tuple[int, ...], precision: Any 
     """
     how = Geometry((1, 1), ((1, 1), (1, 1)), precision=precision)
     if _few(x, how):
+        if frozen:
+            return Form("parity rows", _kernel_rows, partial(_parity_rows, precision=precision))
         return Form("parity columns", _parities, partial(_parity_columns, precision=precision))
-    return blocks_form(_at_stride_1((2, 2, kernel[2], 4 * kernel[3]), how) or plain_form(how))
+    return blocks_form(_at_stride_1(x, (2, 2, kernel[2], 4 * kernel[3]), how) or plain_form(how))
 
 
 def blocks_form(inner: Form) -> Form:
@@ -103,16 +113,22 @@ def plain_form(how: Geometry) -> Form:
     return Form("plain", lambda kernel: kernel, partial(plain, how=how))
 
 
-def _at_stride_1(kernel: tuple[int, ...], how: Geometry) -> Form | None:
+def _at_stride_1(x: tuple[int, ...], kernel: tuple[int, ...], how: Geometry) -> Form | None:
     side, _, inputs, outputs = kernel
     if inputs <= _NARROW_INPUT:
         return _columns(side, how)
     if outputs <= _NARROW_OUTPUT:
         return Form("scattered", _per_input, partial(_scattered, side=side, how=how))
-    if side in winograd.OUTPUTS and min(inputs, outputs) >= _WIDE:
+    if _by_winograd(kernel):
+        tiles = winograd.outputs_for(side, x[0], *winograd.sides_of(x, side, how.pads))
         apply = partial(winograd.convolve, side=side, pads=how.pads, precision=how.precision)
-        return Form("winograd", winograd.evaluate, apply)
+        return Form("winograd", partial(winograd.evaluate, outputs=tiles), apply)
     return None
+
+
+def _by_winograd(kernel: tuple[int, ...]) -> bool:
+    side, _, inputs, outputs = kernel
+    return side in winograd.OUTPUTS and min(inputs, outputs) >= _WIDE
 
 
 def _few(x: tuple[int, ...], how: Geometry) -> bool:
@@ -180,6 +196,12 @@ def _halved(inner: Form, how: Geometry) -> Form:
     return Form(f"halved, {inner.name}", prepare, apply)
 
 
+def _phases_form(x: tuple[int, ...], side: int, how: Geometry) -> Form:
+    rate = how.rates[0]
+    tiles = winograd.outputs_for(side, x[0] * rate**2, -(-x[1] // rate), -(-x[2] // rate))
+    return Form("phases", partial(winograd.evaluate, outputs=tiles), partial(_phases, side=side, how=how))
+
+
 def _phases(x: Array, taps: Any, side: int, how: Geometry) -> Array:
     """Dilation r as dilation 1: the pixels of one phase, r apart, are an image of their own."""
     b, h, w, c = x.shape
@@ -216,6 +238,26 @@ def _parity_columns(x: Array, matrices: tuple[Array, ...], precision: Any) -> Ar
         for matrix, (p, q) in zip(matrices, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
     ]
     return depth_to_space(jnp.concatenate(found, -1))
+
+
+def _kernel_rows(kernel: Array) -> Array:
+    """The same kernel as one matrix (16 out, in): rows in the order of (row, column, out), both axes turned."""
+    return kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2])
+
+
+def _parity_rows(x: Array, matrix: Array, precision: Any) -> Array:
+    """For few positions and a frozen kernel: all that an input gives by one product, then added where it belongs.
+
+    The kernel stands on the left, because a product goes along its rows, and here the kernel has more than the image.
+    Row 2a + p of the turned kernel writes the output rows 2 (i + a) + p - 1, columns alike.
+    """
+    b, h, w, inputs = x.shape
+    given = lax.dot_general(matrix, x.reshape(-1, inputs), (((1,), (1,)), ((), ())), precision)
+    given = given.reshape(2, 2, 2, 2, -1, b, h, w).transpose(0, 2, 5, 6, 1, 7, 3, 4)
+    images = given.reshape(2, 2, b, 2 * h, 2 * w, -1)
+    places = {0: (0, 2), 1: (2, 0)}
+    moved = [jnp.pad(images[i, j], ((0, 0), places[i], places[j], (0, 0))) for i in (0, 1) for j in (0, 1)]
+    return reduce(jnp.add, moved)[:, 1 : 2 * h + 1, 1 : 2 * w + 1]
 
 
 # ---------------------------------------------------------------------------------------------- helpers

@@ -2,8 +2,8 @@
 
 An image is cut into overlapping tiles, tiles and kernel are evaluated at a few points along each axis, multiplied
 point by point as matrices over the channels, and interpolated back. A 2x2 kernel takes 16 products for 9 outputs
-instead of 36; for 4 outputs a 3x3 kernel takes 16 instead of 36, a 4x4 kernel 25 instead of 64, a 5x5 kernel 36 instead
-of 100. Both gradients go through the same products. Channels last: (b, h, w, c), kernels (k, k, in, out).
+instead of 36, a 3x3 kernel 36 for 16 outputs instead of 144, a 4x4 kernel 36 for 9 instead of 144, a 5x5 kernel 36 for
+4 instead of 100. Both gradients go through the same products. Channels last: (b, h, w, c), kernels (k, k, in, out).
 """
 
 import functools
@@ -20,10 +20,10 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 Matrix = tuple[tuple[float, ...], ...]
 Grid = list[list[Array]]  # one array for each pair of points (down, across)
 
-# Outputs along one side of a tile, by the kernel's side. Points beyond 0, 1, -1 and infinity cost digits, most of them
-# as 2 and -2 together (2e-5 of the largest value at 5x5); 1/2 and -2 keep 7e-6. Tiles with more outputs than these
-# would save a fifth of the time at most.
-OUTPUTS = {2: 3, 3: 2, 4: 2, 5: 2}
+# Outputs along one side of a tile that may be chosen, by the kernel's side. No side has more than six points: those
+# beyond 0, 1, -1 and infinity cost digits, most of them as 2 and -2 together (2e-5 of the largest value at 5x5);
+# 1/2 and -2 keep 7e-6.
+OUTPUTS = {2: (3,), 3: (2, 4), 4: (3,), 5: (2,)}
 _POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
 
 
@@ -35,37 +35,57 @@ class Transforms(NamedTuple):
     tile: Matrix  # B^T, (n, n)
 
 
-def evaluate(kernel: Float[Array, "k k i o"]) -> Grid:
-    """A kernel of 2x2 to 5x5 at n x n points: matrices (in, out), as `convolve` takes them."""
+# Fewer rows than these make a product no faster.
+_ROWS = 48
+
+
+def outputs_for(side: int, images: int, height: int, width: int) -> int:
+    """The outputs along a tile's side that take the least work for maps of this size."""
+
+    def work(outputs: int) -> int:
+        tiles = images * -(-height // outputs) * -(-width // outputs)
+        return max(tiles, _ROWS) * (outputs + side - 1) ** 2
+
+    return min(OUTPUTS[side], key=work)
+
+
+def evaluate(kernel: Float[Array, "k k i o"], outputs: int) -> Grid:
+    """A kernel of 2x2 to 5x5 at n x n points, n = outputs + k - 1: matrices (in, out), as `convolve` takes them."""
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] not in OUTPUTS:
         sides = ", ".join(f"{side}x{side}" for side in OUTPUTS)
         raise ValueError(f"kernel has shape {kernel.shape}; this form is for (k, k, in, out) with k x k one of {sides}")
-    return _evaluate(kernel, kernel.shape[0])
+    return _evaluate(kernel, kernel.shape[0], outputs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _evaluate(kernel: Array, side: int) -> Grid:
-    matrix = _transforms(side).kernel
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _evaluate(kernel: Array, side: int, outputs: int) -> Grid:
+    matrix = _transforms(side, outputs).kernel
     rows = [_combine(matrix, [kernel[r, s] for s in range(side)]) for r in range(side)]
     columns = [_combine(matrix, list(column)) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _evaluate_backward(side: int, _: None, d_taps: Grid) -> tuple[Array]:
+def _evaluate_backward(side: int, outputs: int, _: None, d_taps: Grid) -> tuple[Array]:
     """G^T dU G. By hand, because the derivative of a slice of a large kernel is a kernel of zeros around it."""
-    back = _transpose(_transforms(side).kernel)
+    back = _transpose(_transforms(side, outputs).kernel)
     rows = [_combine(back, row) for row in d_taps]
     columns = [_combine(back, list(column)) for column in zip(*rows, strict=True)]
     return (jnp.stack([jnp.stack(list(row)) for row in zip(*columns, strict=True)]),)
 
 
-_evaluate.defvjp(lambda kernel, side: (_evaluate(kernel, side), None), _evaluate_backward)
+_evaluate.defvjp(lambda kernel, side, outputs: (_evaluate(kernel, side, outputs), None), _evaluate_backward)
+
+
+def sides_of(shape: tuple[int, ...], side: int, pads: Pads) -> tuple[int, int]:
+    """Height and width of the result for an image of shape (b, h, w, c)."""
+    height, width = (length + sum(pad) - side + 1 for length, pad in zip(shape[1:3], pads, strict=True))
+    return height, width
 
 
 def convolve(
     x: Float[Array, "b h w i"], taps: Grid, side: int, pads: Pads, precision: Any = None
 ) -> Float[Array, "b H W o"]:
-    """Stride-1 convolution with a kernel of side x side that `evaluate` has evaluated.
+    """Stride-1 convolution with a kernel of side x side that `evaluate` has evaluated, in tiles of as many outputs.
 
     The same sums as `lax.conv_general_dilated` in another order: in float32 it differs by up to 1e-5 of the largest
     output.
@@ -81,9 +101,10 @@ def _convolve(x: Array, taps: Grid, shape: tuple[int, ...], side: int, pads: Pad
 def _forward(
     x: Array, taps: Grid, shape: tuple[int, ...], side: int, pads: Pads, precision: Any
 ) -> tuple[Array, tuple[Grid, Grid]]:
-    matrices = _transforms(side)
-    height, width = (length + sum(pad) - side + 1 for length, pad in zip(shape[1:3], pads, strict=True))
-    points = _evaluate_tiles(x, pads, (height, width), OUTPUTS[side], matrices.tile)
+    outputs = len(taps) - side + 1
+    matrices = _transforms(side, outputs)
+    height, width = sides_of(shape, side, pads)
+    points = _evaluate_tiles(x, pads, (height, width), outputs, matrices.tile)
     products = _each(lambda p, t: _product(p, t, 0, precision), points, taps)
     return _interpolate(products, matrices.output)[:, :height, :width], (points, taps)
 
@@ -92,11 +113,12 @@ def _backward(
     shape: tuple[int, ...], side: int, pads: Pads, precision: Any, saved: tuple[Grid, Grid], dy: Array
 ) -> tuple[Array, Grid]:
     points, taps = saved
-    matrices = _transforms(side)
-    errors = _evaluate_outputs(dy, OUTPUTS[side], matrices.output)
+    outputs = len(taps) - side + 1
+    matrices = _transforms(side, outputs)
+    errors = _evaluate_outputs(dy, outputs, matrices.output)
     d_taps = _each(lambda p, e: _sum_of_products(p, e, precision), points, errors)
     d_points = _each(lambda e, t: _product(e, t, 1, precision), errors, taps)
-    return _overlap(d_points, OUTPUTS[side], matrices.tile, shape, pads), d_taps
+    return _overlap(d_points, outputs, matrices.tile, shape, pads), d_taps
 
 
 _convolve.defvjp(_forward, _backward)
@@ -106,9 +128,8 @@ _convolve.defvjp(_forward, _backward)
 
 
 @functools.cache
-def _transforms(side: int) -> Transforms:
+def _transforms(side: int, outputs: int) -> Transforms:
     """Toom and Cook's evaluation and interpolation at the first n - 1 points and at infinity, in exact arithmetic."""
-    outputs = OUTPUTS[side]
     points = _POINTS[: outputs + side - 2]
 
     def powers(count: int) -> list[list[Fraction]]:
@@ -165,7 +186,9 @@ def _interpolate(products: Grid, matrix: Matrix) -> Array:
     """A^T M A of every tile, side by side: (b, tiles down x m, tiles across x m, c)."""
     rows = [_combine(matrix, list(column)) for column in zip(*products, strict=True)]
     tiles = [_combine(matrix, list(row)) for row in zip(*rows, strict=True)]
-    return _interleave([_interleave(row, 2) for row in tiles], 1)
+    grid = jnp.stack([jnp.stack(row, 3) for row in tiles], 2)
+    b, down, m, across, _, c = grid.shape
+    return grid.reshape(b, down * m, across * m, c)
 
 
 def _overlap(d_points: Grid, outputs: int, matrix: Matrix, shape: tuple[int, ...], pads: Pads) -> Array:

@@ -51,8 +51,31 @@ def test_form_equals_lax_in_value_and_both_gradients(case, rng):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+# x, kernel, strides, padding -> the form's name once the kernel is frozen (None: XLA's form).
+FROZEN = {
+    "3x3 wide, few positions": ((1, 5, 7, 48), (3, 3, 48, 50), 1, 1, "winograd"),
+    "3x3 wide, stride 2, few positions": ((1, 9, 7, 48), (3, 3, 48, 50), 2, 1, "columns"),
+    "4x4 stride 2, between narrow and wide": ((1, 36, 36, 20), (4, 4, 20, 48), 2, 1, None),
+    "4x4 stride 2, wide": ((1, 36, 36, 65), (4, 4, 65, 48), 2, 1, "halved"),
+    "4x4 stride 2 of an image": ((1, 36, 40, 3), (4, 4, 3, 6), 2, 1, "halved"),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN.values(), ids=FROZEN.keys())
+def test_forms_of_frozen_kernels_equal_lax(case, rng):
+    shape, kernel_shape, stride, pad, expected = case
+    how = Geometry((stride, stride), ((pad, pad), (pad, pad)))
+    form = form_for(shape, kernel_shape, how, frozen=True)
+    assert (form and form.name.split(",")[0]) == expected
+    if form is not None:
+        with jax.enable_x64(True):
+            x, kernel = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=kernel_shape))
+            np.testing.assert_allclose(form(x, kernel), cpu_convolution.plain(x, kernel, how), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("shape", [(1, 3, 5, 4, 6), (1, 20, 14, 8, 3), (2, 13, 11, 48, 12)])
-def test_transposed_equals_lax_in_value_and_both_gradients(shape, rng):
+def test_transposed_equals_lax_in_value_and_both_gradients(shape, frozen, rng):
     """Few positions, an image as output, and wide layers: three ways inside, one function."""
     b, h, w, inputs, outputs = shape
     with jax.enable_x64(True):
@@ -66,7 +89,8 @@ def test_transposed_equals_lax_in_value_and_both_gradients(shape, rng):
             y, pull = jax.vjp(conv, x, kernel)
             return y, *pull(jnp.sin(y))
 
-        for ours, theirs in zip(outcome(transposed_form(x.shape, kernel.shape)), outcome(plain), strict=True):
+        form = transposed_form(x.shape, kernel.shape, frozen=frozen)
+        for ours, theirs in zip(outcome(form), outcome(plain), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
