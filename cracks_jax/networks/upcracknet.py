@@ -61,6 +61,11 @@ def _convolution(
     )(x)
 
 
+def _side_by_side(x: Float[Array, "b h w c"], skip: Float[Array, "b h w c"]) -> Float[Array, "b h w 2*c"]:
+    """Their concatenation along the channels, written so that XLA shares it among a processor's cores."""
+    return jnp.stack([x, skip], -2).reshape(*x.shape[:-1], -1)
+
+
 class ConvBlock(nn.Module):
     """Leaky ReLU, convolution, batch norm: one layer of the encoder or of the discriminator.
 
@@ -172,7 +177,7 @@ class Generator(nn.Module):
             x = DecoderBlock(widths[last - 1 - i], name=f"dec{i + 1}", **blocks)(x, mode, drop)
             features[f"dec{i + 1}"] = x
             # Decoder first: the order of the authors' concatenation, and so of the kernel's input channels.
-            x = jnp.concatenate([x, features[f"enc{last - i}"]], -1)
+            x = _side_by_side(x, features[f"enc{last - i}"])
 
         x = DecoderBlock(self.out, normalise=False, name=f"dec{self.depth}", **blocks)(x, mode, False)
         features[f"dec{self.depth}"] = x

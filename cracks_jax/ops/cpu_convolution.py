@@ -67,7 +67,7 @@ def form_for(x: tuple[int, ...], kernel: tuple[int, ...], how: Geometry, *, froz
     if side == 1:
         return Form("points", lambda kernel: kernel[0, 0], partial(_points, how=how))
     if how.rates == (1, 1) and _few(x, how) and not (frozen and how.strides == (1, 1) and _by_winograd(kernel)):
-        return _columns(side, how)
+        return _rows(side, how) if frozen else _columns(side, how)
     if how.strides == (2, 2) and side == 4 and how.rates == (1, 1):
         if frozen and _NARROW_INPUT < 4 * inputs and inputs <= _NARROW_FROZEN:
             return None
@@ -152,11 +152,27 @@ def _columns(side: int, how: Geometry) -> Form:
 
 def _side_by_side(x: Array, matrix: Array, side: int, how: Geometry) -> Array:
     """The pixels that each output sees, side by side, times the kernel as one matrix. At any stride."""
+    return _product(_seen(x, side, how), matrix, how.precision)
+
+
+def _seen(x: Array, side: int, how: Geometry) -> Array:
+    """(b, H, W, k x k x in): the pixels that each output sees."""
     down, across = how.strides
     x = jnp.pad(x, ((0, 0), *how.pads, (0, 0)))
     bottom, right = x.shape[1] - side + 1, x.shape[2] - side + 1
     seen = [x[:, i : i + bottom : down, j : j + right : across] for i in range(side) for j in range(side)]
-    return _product(jnp.concatenate(seen, -1), matrix, how.precision)
+    return jnp.concatenate(seen, -1)
+
+
+def _rows(side: int, how: Geometry) -> Form:
+    """`columns` with the kernel on the left: read row by row it comes faster, where it is most of what is read."""
+
+    def apply(x: Array, matrix: Array) -> Array:
+        seen = _seen(x, side, how)
+        sums = _kernel_first(matrix, seen, how.precision)
+        return sums.T.reshape(*seen.shape[:-1], -1)
+
+    return Form("rows", lambda kernel: kernel.reshape(-1, kernel.shape[-1]).T, apply)
 
 
 def _per_input(kernel: Array) -> Array:
@@ -246,14 +262,12 @@ def _kernel_rows(kernel: Array) -> Array:
 
 
 def _parity_rows(x: Array, matrix: Array, precision: Any) -> Array:
-    """For few positions and a frozen kernel: all that an input gives by one product, then added where it belongs.
+    """For few positions and a frozen kernel, on the left as in `rows`: what an input gives, added where it belongs.
 
-    The kernel stands on the left, because a product goes along its rows, and here the kernel has more than the image.
     Row 2a + p of the turned kernel writes the output rows 2 (i + a) + p - 1, columns alike.
     """
-    b, h, w, inputs = x.shape
-    given = lax.dot_general(matrix, x.reshape(-1, inputs), (((1,), (1,)), ((), ())), precision)
-    given = given.reshape(2, 2, 2, 2, -1, b, h, w).transpose(0, 2, 5, 6, 1, 7, 3, 4)
+    b, h, w, _ = x.shape
+    given = _kernel_first(matrix, x, precision).reshape(2, 2, 2, 2, -1, b, h, w).transpose(0, 2, 5, 6, 1, 7, 3, 4)
     images = given.reshape(2, 2, b, 2 * h, 2 * w, -1)
     places = {0: (0, 2), 1: (2, 0)}
     moved = [jnp.pad(images[i, j], ((0, 0), places[i], places[j], (0, 0))) for i in (0, 1) for j in (0, 1)]
@@ -291,3 +305,8 @@ def depth_to_space(x: Array) -> Array:
 def _product(x: Array, matrix: Array, precision: Any) -> Array:
     rows = x.reshape(-1, x.shape[-1])
     return lax.dot_general(rows, matrix, (((1,), (0,)), ((), ())), precision).reshape(*x.shape[:-1], -1)
+
+
+def _kernel_first(matrix: Array, x: Array, precision: Any) -> Array:
+    """(rows, c) times the transpose of (..., c): a row for each of the kernel's, a column for each position."""
+    return lax.dot_general(matrix, x.reshape(-1, x.shape[-1]), (((1,), (1,)), ((), ())), precision)

@@ -186,9 +186,7 @@ def _interpolate(products: Grid, matrix: Matrix) -> Array:
     """A^T M A of every tile, side by side: (b, tiles down x m, tiles across x m, c)."""
     rows = [_combine(matrix, list(column)) for column in zip(*products, strict=True)]
     tiles = [_combine(matrix, list(row)) for row in zip(*rows, strict=True)]
-    grid = jnp.stack([jnp.stack(row, 3) for row in tiles], 2)
-    b, down, m, across, _, c = grid.shape
-    return grid.reshape(b, down * m, across * m, c)
+    return _interleave([_interleave(row, 2) for row in tiles], 1)
 
 
 def _overlap(d_points: Grid, outputs: int, matrix: Matrix, shape: tuple[int, ...], pads: Pads) -> Array:

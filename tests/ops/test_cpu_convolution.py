@@ -54,7 +54,8 @@ def test_form_equals_lax_in_value_and_both_gradients(case, rng):
 # x, kernel, strides, padding -> the form's name once the kernel is frozen (None: XLA's form).
 FROZEN = {
     "3x3 wide, few positions": ((1, 5, 7, 48), (3, 3, 48, 50), 1, 1, "winograd"),
-    "3x3 wide, stride 2, few positions": ((1, 9, 7, 48), (3, 3, 48, 50), 2, 1, "columns"),
+    "3x3 wide, stride 2, few positions": ((1, 9, 7, 48), (3, 3, 48, 50), 2, 1, "rows"),
+    "4x4 stride 2, few positions, odd sides": ((2, 9, 7, 6), (4, 4, 6, 5), 2, 1, "rows"),
     "4x4 stride 2, between narrow and wide": ((1, 36, 36, 20), (4, 4, 20, 48), 2, 1, None),
     "4x4 stride 2, wide": ((1, 36, 36, 65), (4, 4, 65, 48), 2, 1, "halved"),
     "4x4 stride 2 of an image": ((1, 36, 40, 3), (4, 4, 3, 6), 2, 1, "halved"),
