@@ -107,11 +107,13 @@ class Training:
 class Machine:
     """What may differ between two attempts at one run without changing its result's meaning.
 
+    `decoded_mb`: memory for decoded images, in MiB for each worker: an image that is still there is not decoded again.
     `compilation_cache`: where compiled programs are kept between starts: `user` (the user's cache folder, or what
     JAX_COMPILATION_CACHE_DIR names), a path, or none.
     """
 
     workers: int = 0
+    decoded_mb: int = 512
     devices: int | None = None
     strategy: Literal["jit", "pmap"] = "jit"
     log_every: int = 20
@@ -121,6 +123,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         _demand(self.workers >= 0, "machine.workers", self.workers, "0 (decode in this process) or more")
+        _demand(self.decoded_mb >= 0, "machine.decoded_mb", self.decoded_mb, "0 (decode every time) or more")
         _demand(self.devices is None or self.devices >= 1, "machine.devices", self.devices, "none (all), or at least 1")
         for name in ("log_every", "checkpoint_every"):
             _demand(getattr(self, name) >= 1, f"machine.{name}", getattr(self, name), "at least 1")

@@ -230,6 +230,7 @@ def _input(experiment: Experiment, data: TrainingData, start: int) -> Iterator[I
         seed=experiment.seed,
         start=start,
         workers=experiment.machine.workers,
+        cache_mb=experiment.machine.decoded_mb,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
