@@ -1,8 +1,8 @@
 """What an accelerator is good for, in one record and within a few minutes: behind `tools/accelerator_check.py`.
 
-Every measurement (measures.py) is a process of its own: none inherits another's memory, and none can take the record
-with it. This process never starts jax, so that the device is the measurements' alone. Time that a part leaves goes to
-the parts behind it; a part without enough of it is skipped, and the record says so.
+Every measurement (measures.py, layers.py) is a process of its own: none inherits another's memory, and none can take
+the record with it. This process never starts jax, so that the device is the measurements' alone. Time that a part
+leaves goes to the parts behind it; a part without enough of it is skipped, and the record says so.
 """
 
 import dataclasses

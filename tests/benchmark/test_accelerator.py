@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cracks_jax.benchmark import accelerator, measures
+from cracks_jax.benchmark import accelerator, layers, measures
 from cracks_jax.benchmark.contenders import Offer, Peers
+from cracks_jax.benchmark.report import Report
 from cracks_jax.errors import UsageError
 from tests.benchmark.quick import quick_benchmark  # noqa: F401
 from tests.tiny import quick_compile  # noqa: F401
@@ -119,8 +120,8 @@ def test_a_step_beside_twins_that_run_or_take_too_long(quick_compile, quick_benc
         finally:
             report.end = math.inf
 
-    sizes = measures.Sizes(size=32, narrow=16, batches=(1,), repeats=2)
-    report = measures.Report(math.inf)
+    sizes = accelerator.Sizes(size=32, narrow=16, batches=(1,), repeats=2)
+    report = Report(math.inf)
 
     def peers(job, contenders):
         assert job.dtype == "bfloat16" and contenders == sizes.contenders
@@ -161,7 +162,7 @@ def test_curves_are_compared_by_ends_areas_and_their_largest_difference():
 
 
 def test_removed_squares_are_the_same_in_a_drawn_batch():
-    job = measures._job(measures.Sizes(size=32, narrow=16), "upcracknet", 2, "float32")
+    job = measures._job(accelerator.Sizes(size=32, narrow=16), "upcracknet", 2, "float32")
     batch = measures._drawn(job, 0)
     removed = (batch["corrupted"] == 0).all(-1)[:, 0]
     assert 0.2 < removed.mean() < 0.8 and batch["image"].shape == (2, 32, 32, 3)
@@ -180,5 +181,5 @@ def test_pytests_lines_are_counted():
 
 def test_one_product_takes_a_kernels_parities_apart(rng):
     x, kernel = jnp.asarray(rng.normal(size=(1, 3, 5, 2))), jnp.asarray(rng.normal(size=(4, 4, 2, 3)))
-    expected = measures.FORMS["lax"](x, kernel)
-    np.testing.assert_allclose(measures.FORMS["one_product"](x, kernel), expected, atol=1e-5)
+    expected = layers.FORMS["lax"](x, kernel)
+    np.testing.assert_allclose(layers.FORMS["one_product"](x, kernel), expected, atol=1e-5)
