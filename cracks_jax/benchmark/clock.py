@@ -25,15 +25,17 @@ def alternate(
     Args:
       draw: repeat -> host arrays, fresh for each repeat and the same for all contenders; drawn outside the clock,
         as their way to the device is.
-      rest: pause before each run where contenders change.
+      rest: seconds; where contenders change, a pause and one run that is not timed come first. A step follows a step
+        in training, a window a window in detection: nobody pays for the caches and the heap that another one left.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats):
         batch = draw(repeat)
         for name, contender in contenders.items():
-            placed = contender.place(batch)
             if len(contenders) > 1 and rest:
                 time.sleep(rest)
+                contender.run(contender.place(batch))
+            placed = contender.place(batch)
             began = now()
             contender.run(placed)
             seconds[name].append(now() - began)

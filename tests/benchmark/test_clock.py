@@ -35,6 +35,22 @@ def test_contenders_alternate_on_the_same_fresh_inputs():
     assert drawn == [0, 1, 2]
 
 
+def test_each_turn_begins_with_a_run_that_is_not_timed():
+    log: list = []
+    ticks = iter(range(100))
+
+    class Ticking(Recorded):
+        def run(self, placed):
+            next(ticks)
+            super().run(placed)
+
+    contenders = {name: Ticking(name, log) for name in "AB"}
+    seconds = clock.alternate(contenders, lambda i: {"image": i}, 2, rest=1e-6, now=lambda: float(next(ticks)))
+    assert seconds == {"A": [2.0, 2.0], "B": [2.0, 2.0]}  # between two looks at the clock: one run alone
+    ran = [(name, value) for name, what, value in log if what == "ran"]
+    assert ran == [("A", 0), ("A", 0), ("B", 0), ("B", 0), ("A", 1), ("A", 1), ("B", 1), ("B", 1)]
+
+
 def test_placing_a_batch_is_not_on_the_clock():
     ticks = iter(range(100))
     log: list = []
