@@ -6,6 +6,7 @@ third in the gradients of strided and of wide layers. These forms are matrix pro
   points     1x1 kernels: one product
   winograd   2x2 to 5x5 kernels between many channels: fewer multiplications (ops/winograd.py)
   columns    few input channels, or few positions: all that an output sees side by side, then one product
+  rows       the same for a frozen kernel and few positions: the kernel on the left of the product
   scattered  few output channels: all that an input gives by one product, then added up
 
 Strided kernels become stride 1 by `halved`, dilated ones dilation 1 by `phases`. Channels last.

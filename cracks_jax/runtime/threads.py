@@ -14,9 +14,9 @@ def spread_workers() -> bool:
     """Keeps each of XLA's worker threads to one of the process's cores; says whether it did.
 
     A thread that slept is woken where its waker runs. Between two calls of a network all workers sleep, so that they
-    start on one core together and share it until the kernel moves one: on two cores a quarter of a call's time. Only
-    XLA's own threads are kept; whatever else runs in the process goes where there is room. Elsewhere than on Linux, and
-    where there are more or fewer workers than cores, everything is left as it is.
+    start on one core together and share it until the kernel moves one. Only XLA's own threads are kept; whatever else
+    runs in the process goes where there is room. Elsewhere than on Linux, and where there are more or fewer workers
+    than cores, everything is left as it is.
     """
     if not sys.platform.startswith("linux") or jax.default_backend() != "cpu":
         return False
