@@ -188,7 +188,7 @@ def stack_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> S
 
 
 class _Frozen:
-    """A network that learns no more: its kernels are brought into their forms once for each size of window."""
+    """A network that learns no more: its kernels are brought into their forms once for each size of stack."""
 
     def __init__(self, prepare: Callable[..., Any], score: Callable[..., jax.Array], state: Any):
         spread_workers()
@@ -196,9 +196,8 @@ class _Frozen:
         self._kernels: tuple[tuple[int, ...], Any] = ((), None)  # of the last size: others are seldom seen again
 
     def __call__(self, windows: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
-        size = windows.shape[1:]
-        if self._kernels[0] != size:
-            self._kernels = (size, self._prepare(self._state, windows[:1]))
+        if self._kernels[0] != windows.shape:
+            self._kernels = (windows.shape, self._prepare(self._state, windows))
         return np.asarray(self._score(self._kernels[1], self._state, windows), np.float32)
 
 
@@ -212,11 +211,19 @@ def _compiled(
     def score(state: Any, window: jax.Array) -> jax.Array:
         return network.score(state, window[None].astype(jnp.float32) / 255, key, how)[0]
 
-    # A single window's convolutions are those of the mapped ones; what is recorded must not come from within a vmap.
-    prepare = jax.jit(lambda state, windows: prepare_kernels(score, state, windows[0]))
     # Mapped, not batched: every window has its own statistics and one and the same dropout mask.
     mapped = jax.vmap(score, in_axes=(None, 0))
-    return prepare, jax.jit(lambda kernels, state, windows: with_kernels(kernels, mapped, state, windows))
+
+    @jax.jit
+    def prepare(state: Any, windows: jax.Array) -> Any:
+        # A single window's convolutions are those of the mapped ones; what is recorded must not come from a vmap.
+        return prepare_kernels(score, state, windows[0], mapped=len(windows))
+
+    @jax.jit
+    def scores(kernels: Any, state: Any, windows: jax.Array) -> jax.Array:
+        return with_kernels(kernels, mapped, state, windows, mapped=len(windows))
+
+    return prepare, scores
 
 
 def in_geometry(image: UInt8[np.ndarray, "h w 3"], how: Detection) -> UInt8[np.ndarray, "h w 3"]:

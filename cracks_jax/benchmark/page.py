@@ -198,7 +198,15 @@ def _forms(records: list[Record]) -> str:
 
 def _detections(records: list[Record]) -> str:
     rows: list[tuple[str, ...]] = [
-        ("what", "photographs", "images/s", "seconds per megapixel", "in the network", "peak memory")
+        (
+            "what",
+            "photographs",
+            "images/s",
+            "seconds per megapixel",
+            "megapixels that the network sees",
+            "in the network",
+            "peak memory",
+        )
     ]
     notes = []
     for r in records:
@@ -206,12 +214,26 @@ def _detections(records: list[Record]) -> str:
         for one in (*r["sizes"], *folder):
             photographs = f"{one['images']} of {one['width']}x{one['height']}"
             found = (f"{one['images_per_second']:.3g}", f"{one['seconds_per_megapixel']:.3g}")
-            cost = (_percent(one["network_share"]), _gib(one["peak_memory"]))
+            cost = (f"{one['scored_megapixels']:.1f}", _percent(one["network_share"]), _gib(one["peak_memory"]))
             rows.append((f"detect, {r['system']}", photographs, *found, *cost))
         if r["fit"] is not None:
             slope, rest, r2 = (r["fit"][k] for k in ("slope_seconds_per_megapixel", "intercept_seconds", "r2"))
             notes.append(f"- {r['system']}: seconds = {rest:.2f} + {slope:.3f} x megapixels (R^2 {r2:.4f})")
+        if folder:
+            notes.append(f"- {r['system']}, {_small_beside_large(*folder)}")
     return "\n".join([_table(rows), *([""] if notes else []), *notes]) if records else ""
+
+
+def _small_beside_large(small: Record, large: Record) -> str:
+    """What many small photographs cost, and what part of it is that they are padded to the network's sides."""
+    pixels = small["seconds_per_megapixel"] / large["seconds_per_megapixel"]
+    seen = (
+        pixels * (small["megapixels"] / small["scored_megapixels"]) * (large["scored_megapixels"] / large["megapixels"])
+    )
+    return (
+        f"{small['images']} photographs of {small['width']}x{small['height']}: {pixels:.2f} times the seconds per "
+        f"megapixel of one of {large['width']}x{large['height']}; {seen:.2f} times per megapixel that the network sees"
+    )
 
 
 def _machine(record: Record) -> tuple[str, str]:

@@ -7,6 +7,7 @@ Every form computes the same sums: they differ by rounding. Channels last: (b, h
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,7 +51,7 @@ def conv_general_dilated(
             padding = lax.padtype_to_pads(x.shape[1:3], reach, window_strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
         how = Geometry(tuple(window_strides), pads, rates, precision)  # type: ignore[arg-type]
-        form = form_for(x.shape, kernel.shape, how, frozen=_frozen())
+        form = form_for(_all_of(x), kernel.shape, how, frozen=_frozen())
         if form is not None:
             return _chosen(x, kernel, form, plain_form(how))
     return lax.conv_general_dilated(
@@ -82,12 +83,10 @@ def conv_transpose(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) 
             " (use jax.lax.conv_transpose for others)"
         )
     if x.ndim != 4 or x.shape[-1] != kernel.shape[2]:
-        raise ValueError(
-            f"input has shape {x.shape} and kernel {kernel.shape}; expected (b, h, w, {kernel.shape[2]})"
-        )
+        raise ValueError(f"input has shape {x.shape} and kernel {kernel.shape}; expected (b, h, w, {kernel.shape[2]})")
     if not _wide(x):
         return conv_transpose_parity(x, kernel)
-    return _chosen(x, kernel, transposed_form(x.shape, kernel.shape, frozen=_frozen()), _PARITY)
+    return _chosen(x, kernel, transposed_form(_all_of(x), kernel.shape, frozen=_frozen()), _PARITY)
 
 
 def conv_transpose_parity(x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]) -> Float[Array, "b 2*h 2*w o"]:
@@ -133,6 +132,12 @@ def _frozen() -> bool:
     return _KERNELS.get() is not None
 
 
+def _all_of(x: Array) -> tuple[int, ...]:
+    """The shape of what one product will see: this array's and its likes', where the network is mapped over many."""
+    kernels = _KERNELS.get()
+    return x.shape if kernels is None else (kernels.mapped * x.shape[0], *x.shape[1:])
+
+
 def _chosen(x: Array, kernel: Array, cpu: Form, default: Form) -> Array:
     kernels = _KERNELS.get()
     return _by_platform(x, kernel, cpu, default) if kernels is None else kernels.convolve(x, kernel, cpu)
@@ -164,39 +169,48 @@ _by_platform.defvjp(_forward, _backward)
 Prepared = list[Any]
 
 
-def prepare_kernels(forward: Callable[..., Any], *arguments: Any) -> Prepared:
+def prepare_kernels(forward: Callable[..., Any], *arguments: Any, mapped: int = 1) -> Prepared:
     """Every kernel of a network as its form wants it, for `with_kernels`: a frozen network does that work once.
 
     `forward(*arguments)` is run to see which convolutions it makes, of which shapes; under jit only what the kernels
     need is computed. Empty where the processor is not the platform: other forms take kernels as they are.
+
+    Args:
+      mapped: how many such calls `with_kernels` will make at a time by `jax.vmap`. Here only one is made.
     """
     found: Prepared = []
     if jax.default_backend() == "cpu":
-        with _kernels(_Recorded(found)):
+        with _kernels(_Recorded(found, mapped)):
             forward(*arguments)
     return found
 
 
-def with_kernels(prepared: Prepared, forward: Callable[..., Any], *arguments: Any) -> Any:
-    """`forward(*arguments)` with the kernels that `prepare_kernels` made of the same network and the same shapes."""
+def with_kernels(prepared: Prepared, forward: Callable[..., Any], *arguments: Any, mapped: int = 1) -> Any:
+    """`forward(*arguments)` with the kernels that `prepare_kernels` made of the same network and the same shapes.
+
+    Args:
+      mapped: as it was for `prepare_kernels`; `forward` maps the network over so many.
+    """
     if not prepared:
         return forward(*arguments)
-    with _kernels(_Given(iter(prepared))):
+    with _kernels(_Given(iter(prepared), mapped)):
         return forward(*arguments)
 
 
+@dataclass
 class _Recorded:
-    def __init__(self, found: Prepared):
-        self.found = found
+    found: Prepared
+    mapped: int
 
     def convolve(self, x: Array, kernel: Array, form: Form) -> Array:
         self.found.append(form.prepare(kernel))
         return form.apply(x, self.found[-1])
 
 
+@dataclass
 class _Given:
-    def __init__(self, prepared: Iterator[Any]):
-        self.prepared = prepared
+    prepared: Iterator[Any]
+    mapped: int
 
     def convolve(self, x: Array, kernel: Array, form: Form) -> Array:
         return form.apply(x, next(self.prepared))

@@ -108,3 +108,14 @@ def test_the_full_table_holds_what_the_issue_lists():
     rates = [int(names[f"input-{system}"][-1]) for system in ("upcracknet", "crackseg-r50")]
     assert rates == pytest.approx([346150 / 86.8, 346150 / 133.2], rel=1e-3)
     assert all("--peer" in words for name, words in names.items() if name.startswith(("step", "infer")))
+
+
+def test_small_photographs_beside_a_large_one_by_pixel_and_by_what_the_network_sees():
+    """By hand: 2 s and 1 s for each megapixel; the network sees 2 and 1.25 times the pixels, so 1 s and 0.8 s."""
+    small = {"images": 10, "width": 192, "height": 192, "megapixels": 0.4, "scored_megapixels": 0.8}
+    large = {"images": 1, "width": 2000, "height": 2000, "megapixels": 4.0, "scored_megapixels": 5.0}
+    text = page._small_beside_large(small | {"seconds_per_megapixel": 2.0}, large | {"seconds_per_megapixel": 1.0})
+    assert text == (
+        "10 photographs of 192x192: 2.00 times the seconds per megapixel of one of 2000x2000; "
+        "1.25 times per megapixel that the network sees"
+    )

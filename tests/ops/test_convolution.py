@@ -101,9 +101,7 @@ def _convolutions(platform, dtype=jnp.float32):
     one, four = jax.ShapeDtypeStruct((1, 1, 3, 4), dtype), jax.ShapeDtypeStruct((4, 4, 4, 4), dtype)
 
     def loss(one, four, x):
-        y = conv_general_dilated(
-            x, one, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = conv_general_dilated(x, one, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.sum(conv_transpose(y, four) ** 2)
 
     step = jax.jit(jax.grad(loss, (0, 1, 2)))
@@ -175,3 +173,27 @@ def test_frozen_kernels_give_the_same_value_and_are_not_prepared_again(rng):
     used = jax.tree.map(jnp.zeros_like, weights)
     np.testing.assert_array_equal(frozen(prepared, used, x), frozen(prepared, weights, x))
     assert len(prepared) == len(weights)
+
+
+def test_frozen_network_mapped_over_windows_takes_the_forms_of_all_of_them(rng):
+    """A map of 8x8 is few positions, 16 of them are not; the value is that of one window after the other."""
+    weights = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 3, 48, 48), (4, 4, 48, 48))]
+    x = jnp.asarray(rng.normal(size=(16, 1, 8, 8, 48)), jnp.float32)
+    how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def forward(weights, x):
+        x = conv_general_dilated(x, weights[0], (1, 1), ((1, 1), (1, 1)), **how)
+        return conv_transpose(x, weights[1])
+
+    over_all = jax.vmap(forward, in_axes=(None, 0))
+
+    def prepared(windows):
+        return jax.jit(lambda w, x: prepare_kernels(forward, w, x[0], mapped=windows))(weights, x)
+
+    one, all_of_them = prepared(1), prepared(16)
+    assert jax.tree.structure(one[1]) != jax.tree.structure(all_of_them[1])  # one matrix; a grid of points
+    frozen = jax.jit(lambda kernels, w, x: with_kernels(kernels, over_all, w, x, mapped=16))
+    found, expected = frozen(all_of_them, weights, x), jnp.stack([forward(weights, window) for window in x])
+    assert float(jnp.abs(found - expected).max() / jnp.abs(expected).max()) < 1e-5
+    single = jax.jit(lambda kernels, w, x: with_kernels(kernels, forward, w, x))(one, weights, x[0])
+    assert float(jnp.abs(single - expected[0]).max() / jnp.abs(expected).max()) < 1e-5
