@@ -87,7 +87,8 @@ class Segmentation:
         )
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> State:
-        image = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
+        # Weights do not depend on the image's size, and the smallest is traced soonest.
+        image = jnp.zeros((1, self.side_multiple, self.side_multiple, batch["image"].shape[-1]), jnp.float32)
         network = self.network.init(key, image, mode="batch")
         return {
             "network": dict(network),
