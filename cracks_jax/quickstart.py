@@ -378,6 +378,7 @@ def _notes(test: Dataset, held_out: Dataset, up_run: Path, how: _Settings) -> st
         "pictures, without any label;",
         f"`labelled pictures` is the best F1 on {len(held_out)} labelled pictures that no method was trained on; "
         "`Otsu` is chosen anew for each picture.",
+        "UP-CrackNet detects by the preset `hidden`: every square is judged while it is hidden from the network.",
         "The floor is darkness against a blurred background: no network, nothing learned.",
         f"Seed {how.seed}; data {test.digest()[:16]} (drawn); {software}; {around['device']['kind']}; "
         f"revision {(around['git_revision'] or 'unknown')[:12]}.",

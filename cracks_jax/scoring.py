@@ -13,7 +13,7 @@ from cracks_jax.data.datasets import Dataset, find_root, open_dataset, parse_spe
 from cracks_jax.data.images import read_mask
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods.detection import Detection
-from cracks_jax.methods.presets import default_detection, detection_preset
+from cracks_jax.methods.presets import default_detection, detection_preset, preset_of
 from cracks_jax.methods.registry import Method, floor_method
 from cracks_jax.postprocess.thresholds import Rule, parse_rule
 from cracks_jax.predict import Scorer
@@ -77,7 +77,8 @@ def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring
         jax.config.update("jax_default_matmul_precision", run.experiment.matmul_precision)
         step, state = run.state(request.checkpoint)
         names = {"run_id": run.experiment.run_id, "experiment": run.experiment.label, "checkpoint": step}
-    names["preset"] = request.preset
+    # What was asked for, and what was done: a run may have a preset's settings as its own.
+    names |= {"preset": request.preset, "detection": preset_of(method, how)}
     scorer = Scorer(method, state, how, seed=seed, tile_batch=request.tile_batch)
     found = []
     for rule in parsed:

@@ -5,6 +5,7 @@ the losses, the order of corruption and crop, and the patience (`experiment.with
 detection alone, our own: the network answers the task that it was trained for, and its averages are of such inputs.
 """
 
+import dataclasses
 from typing import Any
 
 from cracks_jax.errors import UsageError
@@ -65,3 +66,12 @@ def detection_preset(method: Any, name: str) -> Detection:
     if name not in DETECTION_PRESETS:
         raise UsageError(f"--preset {name}: expected one of {', '.join(DETECTION_PRESETS)}")
     return DETECTION_PRESETS[name]
+
+
+def preset_of(method: Any, how: Detection) -> str:
+    """The preset that detects as `how` does, wherever and by whatever rule; "own" where settings are mixed."""
+    if not isinstance(method, Restoration):
+        return "default"
+    elsewhere = {name: getattr(how, name) for name in ("geometry", "rule", "tile", "overlap", "window_pixels")}
+    same = (name for name, preset in DETECTION_PRESETS.items() if dataclasses.replace(preset, **elsewhere) == how)
+    return next(same, "own")
