@@ -78,7 +78,7 @@ def open_scorings(request: Request, rules: Sequence[str | None]) -> list[Scoring
         step, state = run.state(request.checkpoint)
         names = {"run_id": run.experiment.run_id, "experiment": run.experiment.label, "checkpoint": step}
     # What was asked for, and what was done: a run may have a preset's settings as its own.
-    names |= {"preset": request.preset, "detection": preset_of(method, how)}
+    names |= {"preset": request.preset, "detection_preset": preset_of(method, how)}
     scorer = Scorer(method, state, how, seed=seed, tile_batch=request.tile_batch)
     found = []
     for rule in parsed:

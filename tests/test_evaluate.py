@@ -136,7 +136,7 @@ def test_a_preset_names_rule_and_geometry_and_gives_the_same_numbers_twice(prese
     assert first == second and contents(run) == before
     assert list(first)[: len(KEYS)] == KEYS
     assert (first["rule"], first["geometry"], first["preset"]) == (rule, geometry, preset)
-    assert first["detection"] == (preset or "default")
+    assert first["detection_preset"] == (preset or "default")
     described = json.loads((run / "metrics.json").read_text())
     assert (first["run_id"], first["checkpoint"]) == (described["run_id"], described["best_step"])
     assert 0 <= first["f1"] <= first["best_f1"] <= 1 and first["images"] == 2
@@ -149,7 +149,7 @@ def test_an_explicit_flag_wins_over_the_preset_and_settings_change_one_thing():
     assert (flags["geometry"], flags["rule"]) == ("native", "value:0.25")
     changed = on_drawn(run, "--preset", "paper", "--set", "detection.filter=none")
     assert (changed["rule"], changed["geometry"]) == (preset["rule"], preset["geometry"])
-    assert (flags["detection"], changed["detection"]) == ("paper", "own")
+    assert (flags["detection_preset"], changed["detection_preset"]) == ("paper", "own")
     assert changed["best_threshold"] != preset["best_threshold"] or changed["best_f1"] != preset["best_f1"]
 
 
