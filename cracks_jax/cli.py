@@ -110,7 +110,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     keep_compiled()
     scoring = open_scoring(_request(options))
     with _profiled_calls(options.profile, scoring):
-        metrics = evaluate(dataset, scoring)
+        metrics = evaluate(dataset, scoring, options.crack_free)
     print(json.dumps(metrics) if options.json else table(metrics))
     return 0
 
@@ -119,7 +119,15 @@ def _score(options: argparse.Namespace) -> int:
     from cracks_jax.evaluate import table
     from cracks_jax.score import run
 
-    metrics = run(options.predictions, options.masks, options.threshold)
+    metrics = run(
+        options.predictions,
+        options.masks,
+        options.threshold,
+        resize=options.resize,
+        unmatched=options.unmatched,
+        crack_free=options.crack_free,
+        workers=options.workers,
+    )
     print(json.dumps(metrics) if options.json else table(metrics))
     return 0
 
@@ -220,14 +228,23 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--method", metavar="NAME", help="instead of RUN: darkness or background_difference")
     evaluate.add_argument("--data", required=True, metavar="NAME_OR_PATH[:SPLIT]", help="images with masks")
     _detection(evaluate)
+    _crack_free(evaluate)
     _profile(evaluate, "calls 3 to 8 of the network")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     score = _verb(verbs, "score", _score, "score any tool's predictions against masks",
                   "cracks-jax score predictions/ masks/ --json")  # fmt: skip
-    score.add_argument("predictions", type=Path, help="folder of PNG masks, grey PNG or .npy score maps in [0, 1]")
-    score.add_argument("masks", type=Path, help="folder of masks; matched by stem")
+    score.add_argument("predictions", type=Path,
+                       help="folder of PNG masks (0 and 255), grey PNG, .npy or .npz score maps in [0, 1]")  # fmt: skip
+    score.add_argument("masks", type=Path, help="folder of masks (0 and 255, or 0 and 1); matched by stem")
     score.add_argument("--threshold", type=float, default=0.5, help="crack = score > threshold (default 0.5)")
+    score.add_argument("--resize", choices=("prediction", "mask"),
+                       help="where sizes differ: bring the prediction to its mask's size, or the mask to its "
+                       "prediction's (default: that is an error)")  # fmt: skip
+    score.add_argument("--unmatched", action="store_true",
+                       help="score the pairs although some files are alone, and list those")  # fmt: skip
+    _crack_free(score)
+    score.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core; 0: none besides)")
     score.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     detect = _verb(verbs, "detect", _detect, "photographs, folders, videos -> masks, overlays, measurements",
@@ -275,6 +292,12 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argpar
     )
     made.set_defaults(run_verb=run)
     return made
+
+
+def _crack_free(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--crack-free", choices=("left_out", "perfect_if_empty"), default="left_out",
+                      help="an image without cracks in means over images: left out, or 1 where nothing is predicted "
+                      "and 0 otherwise (default left_out)")  # fmt: skip
 
 
 def _settings(verb: argparse.ArgumentParser, example: str) -> None:

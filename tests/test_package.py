@@ -47,13 +47,15 @@ RANKS = {
     "layers": 1,
     "ops": 0,
     "settings": 0,
+    "published": 0,
     "surroundings": 0,
 }
 PURE = {"networks", "losses", "layers", "ops"}
 # Used from anywhere above; themselves they use their own room, `ops`, randomness and the two kinds of error.
 SIDE = {"data", "postprocess", "metrics", "runtime", "weights"}
 # Data workers and scoring tools start fast because these never import jax.
-NUMPY_ONLY = ("data", "postprocess", "metrics", "weights", "ops.corruption", "runtime.randomness", "errors")
+NUMPY_ONLY = ("data", "postprocess", "metrics", "weights", "ops.corruption", "ops.skeleton")
+NUMPY_ONLY += ("runtime.randomness", "errors")
 NUMPY_EXCEPT = ("cracks_jax.data.augment",)  # colour is drawn on the device
 # torch reads .pth files where it is installed; the message says so where it is not.
 OPTIONAL = {"torch"}

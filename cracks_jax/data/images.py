@@ -10,6 +10,7 @@ import io
 import os
 import re
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
 
 
 def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
-    """One score map in [0, 1]: a .npy of floats (or of 0 and 1), or a grey image over its full range."""
-    if Path(path).suffix.lower() != ".npy":
+    """One score map in [0, 1]: a .npy or .npz of floats (or of 0 and 1), or a grey image over its full range."""
+    if Path(path).suffix.lower() not in (".npy", ".npz"):
         pixels = _decode(path, _AS_STORED)
         if pixels.ndim == 3:
             if not (pixels == pixels[..., :1]).all():
@@ -96,8 +97,12 @@ def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
     data = read_bytes(path)
     try:
         score = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CracksError(f"{path}: not a readable .npy array ({error})") from error
+        if isinstance(score, np.lib.npyio.NpzFile):
+            if len(score.files) != 1:
+                raise CracksError(f"{path}: holds {len(score.files)} arrays; expected one score map (h, w)")
+            score = score[score.files[0]]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise CracksError(f"{path}: not a readable array ({error})") from error
     if score.ndim != 2 or score.size == 0 or score.dtype.kind not in "fbui":
         raise CracksError(f"{path}: array of {score.dtype} {score.shape}; expected a score map (h, w)")
     if score.dtype.kind != "f" and score.max() > 1:

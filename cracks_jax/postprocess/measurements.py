@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from cracks_jax.errors import UsageError
-from cracks_jax.postprocess.skeleton import skeleton
+from cracks_jax.ops.skeleton import skeleton
 
 SQRT2 = math.sqrt(2)
 # One of each pair of opposite neighbours, (dy, dx), so that each step between two pixels is counted once.

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from skimage.morphology import skeletonize
 
-from cracks_jax.postprocess import skeleton as module
+from cracks_jax.ops import skeleton as module
+from cracks_jax.ops.skeleton import LARGE_SHARE, MANY_PIXELS, skeleton
 from cracks_jax.postprocess.measurements import skeleton_length
-from cracks_jax.postprocess.skeleton import LARGE_SHARE, MANY_PIXELS, skeleton
 
 
 def _blobs(rng, side, size):
