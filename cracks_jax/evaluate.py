@@ -69,7 +69,7 @@ def table(metrics: dict[str, Any]) -> str:
     """The metrics for reading: shares in percent, each with its interval, the optimistic ones marked."""
     lines, intervals = [], metrics.get("intervals", {})
     for name, value in metrics.items():
-        if name in ("intervals", "data_digest") or (value is None and name not in intervals):
+        if name in ("intervals", "data_digest") or value == [] or (value is None and name not in intervals):
             continue
         if name == "thresholds":
             lines += [f"threshold {size:>9}: {t:.5f}" for size, t in value.items()]

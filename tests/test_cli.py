@@ -216,7 +216,7 @@ def test_score_reads_masks_and_score_maps_and_prints_one_object(tmp_path):
     assert command("score", tmp_path, masks, "--json", "--threshold", 0.1).ok().json["recall"] == 1.0
     assert command("score", tmp_path, masks, "--json", "--threshold", 0.1).ok().json["precision"] < 1
     text = command("score", tmp_path, masks).ok().out
-    assert "f1               100.00 %" in text and "optimistic" in text
+    assert "f1                   100.00 %" in text and "optimistic" in text
 
 
 @pytest.mark.parametrize("rule", ["otsu", "0.02"])
