@@ -9,7 +9,6 @@ no bit of a result, and memory does not grow with the number of files.
 
 import functools
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,6 +24,7 @@ from cracks_jax.data.images import MASK_SUFFIXES, read_mask, read_score
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.metrics.tally import LEFT_OUT, Sums, Tally, image_sums
 from cracks_jax.metrics.uncertainty import summary
+from cracks_jax.surroundings import cores
 
 PREDICTION_SUFFIXES = (".png", ".npy", ".npz")
 NAMED = 20  # as many unmatched files as a message names; the rest are counted
@@ -144,8 +144,7 @@ def _of_one_size(
 def _processes(workers: int | None, pairs: int) -> int:
     if workers is not None:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if pairs >= _FEW and cores > 1 else 0
+    return cores() if pairs >= _FEW and cores() > 1 else 0
 
 
 def _groups(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:

@@ -25,6 +25,14 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

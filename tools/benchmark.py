@@ -32,6 +32,7 @@ from cracks_jax.benchmark.job import KINDS, NARROW, TRAINABLE, Job  # noqa: E402
 from cracks_jax.errors import CracksError, UsageError  # noqa: E402
 from cracks_jax.runtime.memory import keep_freed_memory  # noqa: E402
 from cracks_jax.runtime.records import write_json  # noqa: E402
+from cracks_jax.surroundings import cores  # noqa: E402
 
 CONTENDERS = ("eager", "compile", "onnxruntime", "openvino")
 
@@ -77,7 +78,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads is not None:
         machine.limit_threads(options.threads)
     given = {name: value for name, value in vars(options).items() if name in Job.__dataclass_fields__}
-    job = Job(**given | {"threads": options.threads or machine.cores()})
+    job = Job(**given | {"threads": options.threads or cores()})
     if job.kind == "input":
         measure: Callable[[], dict[str, Any]] = lambda: reading.read_input(  # noqa: E731
             job, options.data, workers=options.workers, target_rate=options.target_rate

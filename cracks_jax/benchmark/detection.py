@@ -35,7 +35,7 @@ from cracks_jax.runtime.compilation import keep_compiled
 from cracks_jax.runtime.memory import keep_freed_memory
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.scoring import Request, open_scoring
-from cracks_jax.surroundings import surroundings
+from cracks_jax.surroundings import cores, surroundings
 
 # As photographs are: 4 wide to 3 high.
 WIDE = 4 / 3
@@ -99,10 +99,10 @@ def measure_detection(
         "run": None if subject.run is None else Path(subject.run).name,
         "photograph": "drawn" if photograph is None else photograph.name,
         "repeats": repeats,
-        "cores": machine.cores(),
+        "cores": cores(),
         **surroundings(),
     }
-    found["device"] |= {"processor": machine.processor(), "threads": machine.cores()}
+    found["device"] |= {"processor": machine.processor(), "threads": cores()}
     with tempfile.TemporaryDirectory(prefix="cracks-jax-detect-") as work:
 
         def measured(label: str, pixels: tuple[int, int], count: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.surroundings import cores
 
 # Settings from outside that change speed. A value with a path in it is this machine's own and left out.
 _VARIABLES = (
@@ -24,14 +25,6 @@ _VARIABLES = (
 )
 _SIDES = {"cpu": (1024, 2048)}
 _ACCELERATOR_SIDES = (4096, 8192)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def limit_threads(count: int) -> None:

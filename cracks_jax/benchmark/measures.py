@@ -27,7 +27,7 @@ from cracks_jax.benchmark.job import Job
 from cracks_jax.benchmark.layers import measure_dilated, measure_transposed
 from cracks_jax.benchmark.program import compiled_once
 from cracks_jax.benchmark.report import Record, Report
-from cracks_jax.surroundings import surroundings
+from cracks_jax.surroundings import cores, surroundings
 
 _LAST = 10  # steps whose mean is a curve's end
 
@@ -59,7 +59,7 @@ def measure_machine(sizes: Sizes, report: Report) -> None:
     """Device, versions, memory and the rates that shares refer to."""
     for name, value in surroundings().items():
         report.add(name, value)
-    report.found["device"] |= {"processor": machine.processor(), "threads": machine.cores()}
+    report.found["device"] |= {"processor": machine.processor(), "threads": cores()}
     report.add("environment", machine.settings())
     report.add("precision", "highest")
     report.add("memory", machine.available_memory())
@@ -294,7 +294,7 @@ def _job(sizes: Sizes, system: str, batch: int, dtype: Any) -> Job:
         repeats=sizes.repeats,
         narrow=sizes.narrow,
         dtype=dtype,
-        threads=machine.cores(),
+        threads=cores(),
     )
 
 

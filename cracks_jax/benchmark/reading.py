@@ -26,6 +26,7 @@ from cracks_jax.data.elements import Pipeline
 from cracks_jax.data.pipeline import batches
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import UsageError
+from cracks_jax.surroundings import cores
 
 DRAWN = "drawn"  # the data set that needs no download, as training names it
 # Waiting that a pipeline is planned for, as a share of a step.
@@ -74,7 +75,7 @@ def plan(target_rate: float, per_core: dict[str, float | None]) -> dict[str, Any
         way: None if rate is None else max(1, math.ceil((1 - WAITING) * target_rate / rate))
         for way, rate in per_core.items()
     }
-    return {"target_images_per_second": target_rate, "waiting": WAITING, "workers": needed, "cores": machine.cores()}
+    return {"target_images_per_second": target_rate, "waiting": WAITING, "workers": needed, "cores": cores()}
 
 
 def train_fed(job: Job, data: str, *, workers: int, fake: bool) -> dict[str, Any]:

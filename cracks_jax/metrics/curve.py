@@ -1,11 +1,10 @@
-"""Counts at 1,024 thresholds at once, mergeable, and the keys that every evaluation reports.
+"""Counts at 1,024 thresholds at once, mergeable.
 
 Scores are float32 in [0, 1]; crack = score > threshold, strictly. The thresholds are (i/1024)^2, so that
 squared errors, which crowd near 0, are resolved too; the first reads "score > 0" (DESIGN.md section 3).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -104,26 +103,3 @@ def check_scores(score: Float[np.ndarray, "h w"]) -> None:
     low, high = (float(score.min()), float(score.max())) if score.size else (0.0, 0.0)
     if not (low >= 0.0 and high <= 1.0):  # also true for NaN
         raise ValueError(f"scores go from {low:g} to {high:g}; they must be finite and in [0, 1]")
-
-
-def summarise(counts: Counts, curve: Curve, *, images: int, rule: str, geometry: str) -> dict[str, Any]:
-    """The keys that `evaluate` and `score` print, in their order.
-
-    Args:
-      counts: at the named threshold rule.
-      curve: of the same score maps; its `best_*` are the evaluated split's own optimum, hence optimistic.
-      images: how many images were scored.
-      rule: the threshold rule by name, e.g. "otsu", "undamaged:0.995", "value:0.5".
-      geometry: "native", "resize256" or "as_given".
-    """
-    threshold, best_f1 = curve.best_f1()
-    return {
-        **counts.metrics(),
-        "best_threshold": threshold,
-        "best_f1": best_f1,
-        "best_iou": curve.best_iou()[1],
-        "images": images,
-        "crack_share": counts.crack_share,
-        "rule": rule,
-        "geometry": geometry,
-    }

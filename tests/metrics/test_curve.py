@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
 from cracks_jax.metrics.counts import Counts
-from cracks_jax.metrics.curve import BINS, THRESHOLDS, Curve, summarise, thresholds_below
+from cracks_jax.metrics.curve import BINS, THRESHOLDS, Curve, thresholds_below
 
 UNIT = st.floats(0, 1, width=32)
 
@@ -88,24 +88,3 @@ def test_nothing_to_find_gives_none():
 def test_scores_outside_the_unit_interval_are_refused(bad):
     with pytest.raises(ValueError, match="finite and in"):
         Curve.of(np.array([[0.5, bad]], np.float32), np.zeros((1, 2), bool))
-
-
-def test_summary_has_the_fixed_keys_in_order():
-    mask = np.array([[True, False], [False, False]])
-    score = np.array([[0.2, 0.9], [0.1, 0.0]], np.float32)
-    summary = summarise(
-        Counts.of(score > 0.5, mask), Curve.of(score, mask), images=1, rule="value:0.5", geometry="native"
-    )
-    assert (
-        list(summary)
-        == (
-            "precision recall f1 iou accuracy miou best_threshold best_f1 best_iou images crack_share "
-            "rule geometry"
-        ).split()
-    )
-    # By hand: at 0.5 only the wrong pixel is above; at best the crack and the wrong pixel are.
-    assert (summary["precision"], summary["recall"], summary["f1"], summary["iou"]) == (0, 0, 0, 0)
-    assert summary["accuracy"] == 0.5 and summary["miou"] == 0.25
-    assert summary["best_f1"] == pytest.approx(2 / 3) and summary["best_iou"] == 0.5
-    assert 0.1 <= summary["best_threshold"] < 0.2
-    assert (summary["images"], summary["crack_share"], summary["rule"]) == (1, 0.25, "value:0.5")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cracks_jax.metrics.tally import CRACK_FREE, LAYOUT, Tally, draws, image_sums
-from cracks_jax.metrics.uncertainty import compare, intervals, over_seeds, values
+from cracks_jax.metrics.uncertainty import compare, intervals, over_seeds, summary, values
 
 
 def _sums(rng, noise=0.3, size=(20, 20)):
@@ -124,3 +124,20 @@ def test_wrong_settings_are_refused(rng):
         Tally(resamples=3) + Tally(resamples=4)
     with pytest.raises(ValueError, match="must be equal"):
         image_sums(np.zeros((4, 5), np.float32), mask, mask)
+
+
+def test_summary_begins_with_the_fixed_keys_in_order():
+    mask = np.array([[True, False], [False, False]])
+    score = np.array([[0.2, 0.9], [0.1, 0.0]], np.float32)
+    tally = _tally(["a"], [image_sums(score, score > 0.5, mask)], resamples=5)
+    found = summary(tally, rule="value:0.5", geometry="native")
+    keys = (
+        "precision recall f1 iou accuracy miou best_threshold best_f1 best_iou images crack_share rule geometry"
+    ).split()
+    assert list(found)[: len(keys)] == keys
+    # By hand: at 0.5 only the wrong pixel is above; at best the crack and the wrong pixel are.
+    assert (found["precision"], found["recall"], found["f1"], found["iou"]) == (0, 0, 0, 0)
+    assert found["accuracy"] == 0.5 and found["miou"] == 0.25
+    assert found["best_f1"] == found["ods"] == pytest.approx(2 / 3) and found["best_iou"] == pytest.approx(0.5)
+    assert 0.1 <= found["best_threshold"] < 0.2
+    assert (found["images"], found["crack_share"], found["rule"]) == (1, 0.25, "value:0.5")
