@@ -12,7 +12,7 @@ from cracks_jax.data.datasets import Dataset, Record
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.errors import CracksError
 from cracks_jax.metrics.definitions import METRICS
-from cracks_jax.metrics.tally import LEFT_OUT, Tally, image_sums
+from cracks_jax.metrics.tally import LEFT_OUT, Tally, decision_sums, score_sums
 from cracks_jax.metrics.uncertainty import summary
 from cracks_jax.predict import Scorer, mask_in_geometry
 from cracks_jax.scoring import Scoring
@@ -38,8 +38,9 @@ def pooled(
     tallies = [Tally() for _ in rules]
     for record in tqdm(dataset.records, desc="scoring", unit="image", file=sys.stderr, mininterval=_interval()):
         score, mask = _scored(record, scorer)
+        of_score = score_sums(score, mask, crack_free)
         for tally, rule in zip(tallies, rules, strict=True):
-            tally.add(record.stem, image_sums(score, rule.mask(score), mask, crack_free))
+            tally.add(record.stem, of_score | decision_sums(rule.mask(score), mask, crack_free))
     return [
         {
             **summary(tally, rule=str(rule.rule), geometry=scorer.how.geometry, crack_free=crack_free),

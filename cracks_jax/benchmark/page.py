@@ -15,9 +15,9 @@ Made by `python tools/benchmark.py all --out experiments/benchmarks`: one JSON r
 record holds every repeat, the command, the settings, the versions and the revision. Contenders take turns on the same
 fresh inputs, each turn an untimed run and a timed one (as a step follows a step); *seconds* are medians with their
 quartiles, *ratio* is the best peer's seconds / ours, pair by pair (above 1 we are ahead). GFLOP per image are counted
-by hand from the layers' shapes (convolutions, 2 operations per multiply-add, what a step needs and no more) and as the
-compiler counts its own program. *Share* is the hand count per second over the rate of the machine's best large matrix
-product, measured in the same process.
+by hand from the layers' shapes (convolutions, 2 operations per multiply-add, taps on padding included, what a step
+needs and no more; `cracks-jax systems` leaves out taps on padding) and as the compiler counts its own program. *Share*
+is the hand count per second over the rate of the machine's best large matrix product, measured in the same process.
 
 {BEGIN}
 {END}

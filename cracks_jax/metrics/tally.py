@@ -69,32 +69,50 @@ def image_sums(
     Raises:
       ValueError: shapes differ, a score is not finite or outside [0, 1], or `crack_free` is another word.
     """
-    if crack_free not in CRACK_FREE:
-        raise ValueError(f"crack_free is {crack_free!r}; expected one of {', '.join(CRACK_FREE)}")
-    decision, mask = np.asarray(decision, bool), np.asarray(mask, bool)
-    counts, curve = Counts.of(decision, mask), Curve.of(score, mask)
-    of_rule = np.array([counts.tp, counts.fp, counts.fn, counts.tn], np.float64)
+    return score_sums(score, mask, crack_free) | decision_sums(decision, mask, crack_free)
+
+
+def score_sums(
+    score: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], crack_free: str = LEFT_OUT
+) -> dict[str, np.ndarray]:
+    """The part of `image_sums` that is the same for every decision over one score map."""
+    curve = Curve.of(score, mask)
     at = curve.counts.astype(np.float64)
-    by_threshold = image_rates(at)
-    own_best = at[_own_best(at)]
-    counted = float(mask.any() or crack_free == PERFECT_IF_EMPTY)
-    lines, centres = centre_line_counts(decision, mask, LINE_RADIUS)
+    by_threshold, counted = image_rates(at), _counted(mask, crack_free)
     return {
         "images": np.ones(()),
-        "rule": of_rule,
         "crack": curve.crack.astype(np.float64),
         "background": curve.background.astype(np.float64),
-        "own_best": own_best,
-        "near_2": near_counts(decision, mask, 2).astype(np.float64),
-        "near_5": near_counts(decision, mask, 5).astype(np.float64),
-        "lines": lines.astype(np.float64),
-        "centres": centres.astype(np.float64),
+        "own_best": at[_own_best(at)],
         "counted": np.array(counted),
-        "image_rates": counted * image_rates(of_rule),
         "image_f1": counted * by_threshold[:, 2],
         "image_miou": counted * by_threshold[:, 5],
         "image_best_f1": counted * by_threshold[:, 2].max(),
     }
+
+
+def decision_sums(
+    decision: Bool[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], crack_free: str = LEFT_OUT
+) -> dict[str, np.ndarray]:
+    """The part of `image_sums` that is of one decision."""
+    decision, mask = np.asarray(decision, bool), np.asarray(mask, bool)
+    counts = Counts.of(decision, mask)
+    of_rule = np.array([counts.tp, counts.fp, counts.fn, counts.tn], np.float64)
+    lines, centres = centre_line_counts(decision, mask, LINE_RADIUS)
+    return {
+        "rule": of_rule,
+        **{f"near_{radius}": near_counts(decision, mask, radius).astype(np.float64) for radius in RADII},
+        "lines": lines.astype(np.float64),
+        "centres": centres.astype(np.float64),
+        "image_rates": _counted(mask, crack_free) * image_rates(of_rule),
+    }
+
+
+def _counted(mask: Bool[np.ndarray, "h w"], crack_free: str) -> float:
+    """1 where the image has a part in means over images."""
+    if crack_free not in CRACK_FREE:
+        raise ValueError(f"crack_free is {crack_free!r}; expected one of {', '.join(CRACK_FREE)}")
+    return float(np.any(mask) or crack_free == PERFECT_IF_EMPTY)
 
 
 def image_rates(counts: Float[np.ndarray, "... 4"]) -> Float[np.ndarray, "... 6"]:
