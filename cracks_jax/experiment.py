@@ -38,7 +38,7 @@ class Data:
     """Which images are trained on.
 
     Attributes:
-      name: a data set under $CRACKS_DATA, or a path (only its last part is recorded).
+      name: a data set under $CRACKS_DATA, or a path (only its last part is recorded); A+B for two as one.
       split: which part of it; None where it has none.
       recipe: a `cracks-jax data prepare` recipe applied first, or None.
       recipe_settings: that recipe's settings, where they differ from its defaults.
@@ -208,7 +208,8 @@ def science(experiment: Experiment) -> dict[str, Any]:
     # Paths are this machine's: records hold names, and digests beside them.
     for part, name in (("data", "name"), ("training", "pretrained"), ("training", "style_weights")):
         if tree[part][name] is not None:
-            tree[part][name] = Path(tree[part][name]).name
+            # Of data sets that are used as one (A+B), each has its own.
+            tree[part][name] = "+".join(Path(one).name for one in tree[part][name].split("+"))
     return json.loads(json.dumps(tree))
 
 
@@ -245,18 +246,18 @@ def load_file(spec: str, member: str | None = None) -> Experiment:
         )
     if form not in FORMS:
         raise UsageError(f"{spec}: unknown form {form!r}; a form is one of {', '.join(FORMS)}")
-    found = _call(path, form)
-    if isinstance(found, Experiment):
+    found = load_members(path, form)
+    if "" in found:
         if member is not None:
             raise UsageError(f"{path_text} defines one experiment, not a table: leave out --member {member}")
-        return found
+        return found[""]
     if member is not None and member not in found:
         raise UsageError(f"{path_text} has no member {member!r}; it has {', '.join(found)}")
-    name = member if member is not None else next(iter(found))
-    return dataclasses.replace(found[name], member=name)
+    return found[member if member is not None else next(iter(found))]
 
 
-def _call(path: Path, form: str) -> Experiment | dict[str, Experiment]:
+def load_members(path: Path, form: str) -> dict[str, Experiment]:
+    """All that an experiment file defines, by member; one experiment alone is called ""."""
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -273,7 +274,7 @@ def _call(path: Path, form: str) -> Experiment | dict[str, Experiment]:
             f"{path}: experiment({form!r}) gave {type(found).__name__}; it must give an Experiment, or a dict of them "
             "by name"
         )
-    return found
+    return {name: dataclasses.replace(one, member=name or None) for name, one in members.items()}
 
 
 def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Experiment:

@@ -1,11 +1,12 @@
 """Data sets: a name or a path, perhaps with a split, becomes a list of records to read in any order.
 
 A name is looked up under the folder that the environment variable CRACKS_DATA names; anything else is a path.
-`deepcrack:train` asks for a split. How folders are laid out is the business of `layouts`. A validation split
+`deepcrack:train` asks for a split, `deepcrack+crack500:train` for that split of both together. How folders are laid out is the business of `layouts`. A validation split
 is made here where a data set has none, such that nothing in it has a near copy in the training part.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -159,6 +160,8 @@ def choose_split(splits: Mapping[str, layouts.Split], name: str, split: str | No
 def open_dataset(name_or_path: str | Path, split: str | None = None, *, need_masks: bool = False) -> Dataset:
     """The records of one split, matched by stem; `name_or_path` may carry the split behind a colon.
 
+    `A+B` is the split of that name of A and of B, as one data set in the order of stems.
+
     Raises CracksError: no such folder, no images, a mask without image, two files of one stem, and with
     `need_masks` an image without mask. UsageError: a split that is not there, or none named where there are
     several.
@@ -167,10 +170,25 @@ def open_dataset(name_or_path: str | Path, split: str | None = None, *, need_mas
         name, split = parse_spec(str(name_or_path))
     else:
         name = str(name_or_path)
+    if "+" in name and not _exists(name):
+        return _together([open_dataset(part, split, need_masks=need_masks) for part in name.split("+")])
     root, splits = discover(name)
     found = choose_split(splits, name, split)
     records = _records(found, root, name, need_masks)
     return Dataset(name=root.name or root.resolve().name, split=found.name, records=records)
+
+
+def _together(parts: Sequence[Dataset]) -> Dataset:
+    """Several data sets as one; CracksError where two of their images share a stem."""
+    records = sorted((record for part in parts for record in part), key=lambda record: record.stem)
+    for first, second in itertools.pairwise(records):
+        if first.stem == second.stem:
+            raise CracksError(
+                f"{first.image} and {second.image}: share their stem, so the two data sets cannot be used as one; "
+                "rename the images of one of them"
+            )
+    splits = list(dict.fromkeys(part.split for part in parts))
+    return Dataset("+".join(part.name for part in parts), "+".join(splits), tuple(records))
 
 
 def split_validation(

@@ -370,3 +370,25 @@ def test_deepcracks_near_duplicates_across_its_splits_are_found(cracks_data):
     held = [set(split_validation(Dataset("d", "", tuple(records)), f)[1].stems) for f in (0.25, 0.5, 0.75)]
     assert all(("train 11158" in stems) == ("test 11216" in stems) for stems in held)
     assert [len(stems) for stems in held] == [2, 4, 6]
+
+
+def test_two_data_sets_are_one_by_a_plus_in_order_of_stems_and_refuse_a_stem_of_both(home):
+    """Records, masks and digest are those of the parts; where a stem is in both, neither image silently wins."""
+    for name, stems in (("a", ("1", "3")), ("b", ("2", "4"))):
+        for stem in stems:
+            write_image(home / name / "train" / "images" / f"{stem}.png", np.full((40, 40, 3), int(stem), np.uint8))
+            write_mask(home / name / "train" / "masks" / f"{stem}.png", np.zeros((40, 40), bool))
+    both = open_dataset("a+b", "train", need_masks=True)
+    assert both.stems == ("1", "2", "3", "4")
+    assert both.label == "a+b:train"
+    assert set(both.records) == {*open_dataset("a", "train").records, *open_dataset("b", "train").records}
+    assert open_dataset("a+b:train").records == both.records
+
+    write_image(home / "b" / "train" / "images" / "3.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(CracksError, match="share their stem"):
+        open_dataset("a+b", "train")
+
+
+def test_a_folder_with_a_plus_in_its_name_is_itself(home):
+    write_image(home / "a+b" / "images" / "1.png", np.zeros((40, 40, 3), np.uint8))
+    assert open_dataset("a+b").stems == ("1",)
