@@ -104,14 +104,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cracks_jax.data.datasets import open_dataset, parse_spec
     from cracks_jax.evaluate import evaluate, table
     from cracks_jax.runtime.compilation import keep_compiled
+    from cracks_jax.scores import file_name, save
     from cracks_jax.scoring import open_scoring
 
     dataset = open_dataset(*parse_spec(options.data), need_masks=True)
     keep_compiled()
-    scoring = open_scoring(_request(options))
+    request = _request(options)
+    scoring = open_scoring(request)
     with _profiled_calls(options.profile, scoring):
-        metrics = evaluate(dataset, scoring, options.crack_free)
-    print(json.dumps(metrics) if options.json else table(metrics))
+        judged = evaluate(dataset, scoring, options.crack_free)
+    if options.out is not None:
+        path = options.out / file_name(request, options.data)
+        save(path, judged, scoring, request, options.data)
+        _say(f"kept in {path}")
+    print(json.dumps(judged.metrics) if options.json else table(judged.metrics))
     return 0
 
 
@@ -229,6 +235,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, metavar="NAME_OR_PATH[:SPLIT]", help="images with masks")
     _detection(evaluate)
     _crack_free(evaluate)
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep the record there, with each image's counts and "
+                          "the curve; in RUN/scores `cracks-jax report RUN` finds it")  # fmt: skip
     _profile(evaluate, "calls 3 to 8 of the network")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

@@ -2,23 +2,41 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cracks_jax.calibrate import Thresholds
+from cracks_jax.cost import Stopwatch, size
 from cracks_jax.data.datasets import Dataset, Record
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.errors import CracksError
+from cracks_jax.metrics.counts import Counts
+from cracks_jax.metrics.curve import Curve
 from cracks_jax.metrics.definitions import METRICS
 from cracks_jax.metrics.tally import LEFT_OUT, Tally, decision_sums, score_sums
 from cracks_jax.metrics.uncertainty import summary
-from cracks_jax.predict import Scorer, mask_in_geometry
+from cracks_jax.predict import mask_in_geometry
 from cracks_jax.scoring import Scoring
 
 
-def evaluate(dataset: Dataset, scoring: Scoring, crack_free: str = LEFT_OUT) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Judged:
+    """What one rule makes of a data set.
+
+    Attributes:
+      metrics: every metric and what it is of, as `evaluate` prints them.
+      images: by image `image`, `threshold`, `tp`, `fp`, `fn`, `tn`, `f1`, `iou`.
+      curve: pixels of crack and of background by the number of thresholds below their score.
+    """
+
+    metrics: dict[str, Any]
+    images: list[dict[str, Any]]
+    curve: Curve
+
+
+def evaluate(dataset: Dataset, scoring: Scoring, crack_free: str = LEFT_OUT) -> Judged:
     """Every metric at the rule's threshold, and those at the best threshold of this very split (optimistic).
 
     Args:
@@ -27,33 +45,52 @@ def evaluate(dataset: Dataset, scoring: Scoring, crack_free: str = LEFT_OUT) -> 
     Raises:
       CracksError: an image without mask, or a mask of another size than its image.
     """
-    (metrics,) = pooled(dataset, scoring.scorer, [scoring.thresholds], crack_free)
-    return {**metrics, **scoring.names}
+    return judge(dataset, [scoring], crack_free)[0]
 
 
-def pooled(
-    dataset: Dataset, scorer: Scorer, rules: Sequence[Thresholds], crack_free: str = LEFT_OUT
-) -> list[dict[str, Any]]:
-    """The metrics of each rule from one pass over the images; every score map is made once."""
-    tallies = [Tally() for _ in rules]
+def judge(dataset: Dataset, scorings: Sequence[Scoring], crack_free: str = LEFT_OUT) -> list[Judged]:
+    """Several rules over one scorer, from one pass over the images; every score map is made once."""
+    scorer = scorings[0].scorer
+    tallies: list[Tally] = [Tally() for _ in scorings]
+    images: list[list[dict[str, Any]]] = [[] for _ in scorings]
+    watch = Stopwatch()
     for record in tqdm(dataset.records, desc="scoring", unit="image", file=sys.stderr, mininterval=_interval()):
-        score, mask = _scored(record, scorer)
+        image, mask = _pair(record)
+        with watch.call(image.shape):
+            score = scorer(image)
+        mask = mask_in_geometry(mask, scorer.how)
         of_score = score_sums(score, mask, crack_free)
-        for tally, rule in zip(tallies, rules, strict=True):
-            tally.add(record.stem, of_score | decision_sums(rule.mask(score), mask, crack_free))
+        for scoring, tally, listed in zip(scorings, tallies, images, strict=True):
+            threshold = scoring.thresholds.at(score)
+            of_rule = decision_sums(score > threshold, mask, crack_free)
+            tally.add(record.stem, of_score | of_rule)
+            listed.append(_of_image(record.stem, threshold, of_rule["rule"]))
+    about = {"data": dataset.label, "data_digest": dataset.digest()}
+    cost = watch.cost() | size(scorer.method, scorer.how)
     return [
-        {
-            **summary(tally, rule=str(rule.rule), geometry=scorer.how.geometry, crack_free=crack_free),
-            "thresholds": rule.found,
-            "data": dataset.label,
-            "data_digest": dataset.digest(),
-        }
-        for tally, rule in zip(tallies, rules, strict=True)
+        Judged(_metrics(scoring, tally, crack_free) | about | scoring.names | {"cost": cost}, listed, _curve(tally))
+        for scoring, tally, listed in zip(scorings, tallies, images, strict=True)
     ]
 
 
-def _scored(record: Record, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
-    """One image's score map and its mask in the same geometry."""
+def _metrics(scoring: Scoring, tally: Tally, crack_free: str) -> dict[str, Any]:
+    rule, geometry = scoring.thresholds, scoring.scorer.how.geometry
+    found = summary(tally, rule=str(rule.rule), geometry=geometry, crack_free=crack_free)
+    return found | {"thresholds": rule.found}
+
+
+def _of_image(stem: str, threshold: float, counts: np.ndarray) -> dict[str, Any]:
+    found = Counts(*(int(n) for n in counts))
+    of_counts = {"tp": found.tp, "fp": found.fp, "fn": found.fn, "tn": found.tn}
+    return {"image": stem, "threshold": threshold, **of_counts, "f1": found.f1, "iou": found.iou}
+
+
+def _curve(tally: Tally) -> Curve:
+    return Curve(*(tally.sums[part].astype(np.int64) for part in ("crack", "background")))
+
+
+def _pair(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """One image and its mask."""
     if record.mask is None:
         raise CracksError(f"{record.image}: has no mask; `evaluate` needs labels (`detect` does not)")
     image, mask = read_image(record.image), read_mask(record.mask)
@@ -63,16 +100,18 @@ def _scored(record: Record, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
             f"{image.shape[1]}x{image.shape[0]}; masks must have their image's size "
             "(`cracks-jax data check` lists every such pair)"
         )
-    return scorer(image), mask_in_geometry(mask, scorer.how)
+    return image, mask
 
 
 def table(metrics: dict[str, Any]) -> str:
     """The metrics for reading: shares in percent, each with its interval, the optimistic ones marked."""
     lines, intervals = [], metrics.get("intervals", {})
     for name, value in metrics.items():
-        if name in ("intervals", "data_digest") or value == [] or (value is None and name not in intervals):
+        if name == "cost":
+            lines += [f"{part:20} {'unknown' if held is None else held}" for part, held in value.items()]
+        elif name in ("intervals", "data_digest") or value == [] or (value is None and name not in intervals):
             continue
-        if name == "thresholds":
+        elif name == "thresholds":
             lines += [f"threshold {size:>9}: {t:.5f}" for size, t in value.items()]
         elif name in _PERCENT or (name in METRICS and name != "best_threshold"):
             note = "  (optimistic: threshold chosen on this split)" if name in _OPTIMISTIC else ""

@@ -27,7 +27,7 @@ from cracks_jax.data.elements import Pipeline
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.evaluate import pooled
+from cracks_jax.evaluate import judge
 from cracks_jax.experiment import Data, Experiment, Machine, Training
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference
@@ -38,6 +38,7 @@ from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
 from cracks_jax.runs import EXPERIMENT, METRICS, open_run
 from cracks_jax.runtime.records import read_json, write_json
+from cracks_jax.scoring import Scoring
 from cracks_jax.surroundings import surroundings
 from cracks_jax.train import STOPPED, Stopped, train
 
@@ -225,7 +226,7 @@ class _Judge:
 
     name: str
     scorer: Scorer
-    rules: tuple[Thresholds, ...]
+    rules: tuple[Scoring, ...]
 
 
 def _judges(up_run: Path, seg_run: Path, held_out: Dataset) -> list[_Judge]:
@@ -240,22 +241,21 @@ def _judges(up_run: Path, seg_run: Path, held_out: Dataset) -> list[_Judge]:
         jax.config.update("jax_default_matmul_precision", run.experiment.matmul_precision)
         state = run.state("best")[1]
         scorers[name] = Scorer(run.experiment.method, state, run.experiment.detection, seed=run.experiment.seed)
+
+    def under(scorer: Scorer, rule: str) -> Scoring:
+        return Scoring(scorer, Thresholds(parse_rule(rule), scorer, labelled=held_out, undamaged=windows), {})
+
     return [
-        _Judge(
-            name,
-            scorer,
-            tuple(Thresholds(parse_rule(r), scorer, labelled=held_out, undamaged=windows) for r in RULES[name]),
-        )
-        for name, scorer in scorers.items()
+        _Judge(name, scorer, tuple(under(scorer, rule) for rule in RULES[name])) for name, scorer in scorers.items()
     ]
 
 
 def _score(test: Dataset, judges: Sequence[_Judge]) -> list[dict[str, Any]]:
     """One row per method and rule, each beside the floor under the rule that compares."""
     rows = []
-    for judge in judges:
-        for asked, metrics in zip(RULES[judge.name], pooled(test, judge.scorer, judge.rules), strict=True):
-            rows.append({"method": judge.name, "asked": asked, **metrics})
+    for one in judges:
+        for asked, judged in zip(RULES[one.name], judge(test, one.rules), strict=True):
+            rows.append({"method": one.name, "asked": asked, **judged.metrics})
     floor = {row["asked"]: row["f1"] for row in rows if row["method"] == FLOOR}
     for row in rows:
         row["floor_rule"] = FLOOR_RULE.get(row["asked"], row["asked"])
@@ -290,7 +290,7 @@ def _draw_overlays(path: Path, test: Dataset, judges: Sequence[_Judge], how: _Se
     """Test pictures in their order, none chosen, with the answer of every method under its own rule."""
     rows = []
     for image, mask in _pairs(test, how.shown):
-        answers = [figures.answer(image, j.rules[0].mask(j.scorer(image)), mask) for j in judges]
+        answers = [figures.answer(image, j.rules[0].thresholds.mask(j.scorer(image)), mask) for j in judges]
         rows.append([image, figures.white_on_black(mask), *answers])
     titles = [f"{j.name}\n({_rule_name(RULES[j.name][0])})" for j in judges]
     figures.sheet(

@@ -7,18 +7,18 @@ training images only: its undamaged quantile on the run's own windows, its label
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cracks_jax.data.datasets import Dataset, open_dataset, parse_spec
 from cracks_jax.errors import CracksError
-from cracks_jax.evaluate import pooled
+from cracks_jax.evaluate import judge
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runs import UNDAMAGED, open_run
-from cracks_jax.runtime.records import read_json, write_json
+from cracks_jax.runtime.records import read_json
+from cracks_jax.scores import file_name, save
 from cracks_jax.scoring import Request, open_scorings
-from cracks_jax.surroundings import surroundings
 
 BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
 GEOMETRIES = ("native", "resize256")
@@ -84,48 +84,15 @@ def _rows(
 ) -> None:
     """One pass over the images for all rules; rows that are on disk already are not made again."""
     asked = [dataclasses.replace(request, rule=rule) for rule in rules]
-    missing = [one for one in asked if not _path(out, one, spec).exists()]
+    missing = [one for one in asked if not (out / file_name(one, spec)).exists()]
     if not missing:
         return
     scorings = open_scorings(request, [one.rule for one in missing])
-    rows = pooled(dataset, scorings[0].scorer, [scoring.thresholds for scoring in scorings])
-    for one, scoring, row in zip(missing, scorings, rows, strict=True):
-        row |= scoring.names | {
-            "detection": {k: v for k, v in dataclasses.asdict(scoring.scorer.how).items() if k != "rule"},
-            "command": _command(one, spec),
-            **surroundings(),
-        }
-        path = _path(out, one, spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, row)
-        f1 = "undefined" if row["f1"] is None else f"{100 * row['f1']:.2f}"
-        say(f"F1 {f1}  {path.name}")
-
-
-def _words(request: Request) -> Iterator[str]:
-    if request.method is not None:
-        yield f"--method {request.method}"
-    for flag in ("preset", "geometry", "rule"):
-        if getattr(request, flag) is not None:
-            yield f"--{flag} {getattr(request, flag)}"
-    if request.settings:
-        yield f"--set {' '.join(request.settings)}"
-    if request.calibration is not None:
-        kept = Path(request.calibration)
-        # A run's windows are named by the run: records hold no path of one machine.
-        name = f"runs/{kept.parent.name}/{UNDAMAGED}" if kept.name == UNDAMAGED else request.calibration
-        yield f"--calibration {name}"
-
-
-def _command(request: Request, spec: str) -> str:
-    run = [f"runs/{request.run.name}"] if request.run is not None else []
-    return " ".join(["cracks-jax evaluate", *run, f"--data {spec}", *_words(request), "--json"])
-
-
-def _path(out: Path, request: Request, spec: str) -> Path:
-    parts = [spec, request.method, request.preset, request.geometry, request.rule]
-    parts += [text.partition("=")[2] for text in request.settings]
-    return out / ("-".join(part.replace(":", "_").replace("/", "_") for part in parts if part) + ".json")
+    for one, scoring, judged in zip(missing, scorings, judge(dataset, scorings), strict=True):
+        path = out / file_name(one, spec)
+        save(path, judged, scoring, one, spec)
+        f1 = judged.metrics["f1"]
+        say(f"F1 {'undefined' if f1 is None else f'{100 * f1:.2f}'}  {path.name}")
 
 
 def table(folder: Path) -> str:

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,27 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_memory() -> int | None:
+    """The accelerator's peak use, bytes; None on a CPU."""
+    import jax
+
+    stats = device_stats(jax.local_devices()[0])
+    return None if stats is None else stats.get("peak_bytes_in_use")
+
+
+def device_stats(device: Any) -> dict[str, int] | None:
+    try:
+        return device.memory_stats()
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -89,7 +89,7 @@ def _check_floor_against_evaluate(out, rows):
     windows = str(out / "runs" / "upcracknet" / "undamaged")
     for row, rule, calibration in ((rows[0], "undamaged:0.995", windows), (rows[1], "otsu", None)):
         request = Request(method="background_difference", rule=rule, calibration=calibration)
-        found = evaluate(test, open_scoring(request))
+        found = evaluate(test, open_scoring(request)).metrics
         assert {name: found[name] for name in quickstart.METRIC_NAMES} == {
             name: row[name] for name in quickstart.METRIC_NAMES
         }

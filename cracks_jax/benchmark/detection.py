@@ -35,7 +35,7 @@ from cracks_jax.runtime.compilation import keep_compiled
 from cracks_jax.runtime.memory import keep_freed_memory
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.scoring import Request, open_scoring
-from cracks_jax.surroundings import cores, surroundings
+from cracks_jax.surroundings import cores, device_peak_memory, peak_memory, surroundings
 
 # As photographs are: 4 wide to 3 high.
 WIDE = 4 / 3
@@ -230,7 +230,7 @@ def _measure(subject: Subject, folder: Path, repeats: int) -> dict[str, Any]:
         "network_calls": len(network),
         "scored_megapixels": sum(pixels for pixels, _ in network) / 1e6,
         "peak_memory": _peak_memory(),
-        "device_peak_memory": machine.device_peak_memory(),
+        "device_peak_memory": device_peak_memory(),
     }
 
 
@@ -239,7 +239,7 @@ def _peak_memory() -> int:
     with contextlib.suppress(OSError, StopIteration):
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    return machine.peak_memory()
+    return peak_memory()
 
 
 def _opened(subject: Subject, folder: Path) -> tuple[Scorer, Thresholds]:

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cracks_jax.benchmark import clock, machine, workloads
+from cracks_jax.benchmark import clock, workloads
 from cracks_jax.benchmark.job import Job
 from cracks_jax.layers.conv_transpose import ConvTranspose
 from cracks_jax.ops.convolution import conv_transpose_parity
 from cracks_jax.ops.cpu_convolution import Form, Geometry, form_for, plain_form, transposed_form
 from cracks_jax.runtime.randomness import host_rng
+from cracks_jax.surroundings import peak_memory
 
 Forms = tuple[Form, Form | None]
 
@@ -143,5 +144,5 @@ def _measured(layer: Layer, job: Job) -> dict[str, Any]:
         seconds = clock.alternate(contenders, draw, job.repeats, rest=0)
         result[what] = {name: clock.summary(taken) for name, taken in seconds.items()}
     result["gflop"] = float(2 * multiplications / 1e9)
-    result["peak_memory"] = machine.peak_memory()
+    result["peak_memory"] = peak_memory()
     return result

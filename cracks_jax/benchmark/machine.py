@@ -2,14 +2,11 @@
 
 import functools
 import os
-import resource
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.surroundings import cores
+from cracks_jax.surroundings import cores, device_stats
 
 # Settings from outside that change speed. A value with a path in it is this machine's own and left out.
 _VARIABLES = (
@@ -76,7 +73,7 @@ def available_memory() -> int | None:
     """Bytes that can still be taken: of the accelerator, or of the host within its limits; None where not known."""
     import jax
 
-    stats = _device_stats(jax.local_devices()[0])
+    stats = device_stats(jax.local_devices()[0])
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     found = [free for free in (_free_on_host(), _free_in_group()) if free is not None]
@@ -94,20 +91,6 @@ def demand_memory(what: str, needed: int, batch: int) -> None:
     raise CracksError(f"{what} needs at least {asked} of memory, {free} are free here: {remedy}")
 
 
-def peak_memory() -> int:
-    """The largest resident size of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def device_peak_memory() -> int | None:
-    """The accelerator's peak use, bytes; None on a CPU."""
-    import jax
-
-    stats = _device_stats(jax.local_devices()[0])
-    return None if stats is None else stats.get("peak_bytes_in_use")
-
-
 def processor() -> str | None:
     """The CPU's own name."""
     for line in _lines("/proc/cpuinfo"):
@@ -119,13 +102,6 @@ def processor() -> str | None:
 def settings() -> dict[str, str]:
     """Variables of the environment that change speed, without paths."""
     return {name: os.environ[name] for name in _VARIABLES if "/" not in os.environ.get(name, "/")}
-
-
-def _device_stats(device: Any) -> dict[str, int] | None:
-    try:
-        return device.memory_stats()
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return None
 
 
 def _free_on_host() -> int | None:

@@ -26,7 +26,7 @@ from cracks_jax.data.elements import Pipeline
 from cracks_jax.data.pipeline import batches
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import UsageError
-from cracks_jax.surroundings import cores
+from cracks_jax.surroundings import cores, peak_memory
 
 DRAWN = "drawn"  # the data set that needs no download, as training names it
 # Waiting that a pipeline is planned for, as a share of a step.
@@ -58,7 +58,7 @@ def read_input(job: Job, data: str, *, workers: int, target_rate: float | None) 
             way: _reading(job, dataset, workers, cached=way == "cached") for way in ("decoding", "cached")
         }
         record = {**head(job), "data": dataset.label, "images": len(dataset), "workers": workers, **ways["decoding"]}
-    record |= {"cached": ways["cached"], "process_peak": machine.peak_memory()}
+    record |= {"cached": ways["cached"], "process_peak": peak_memory()}
     if target_rate is not None:
         rates = {way: found["images_per_second_per_core"] for way, found in ways.items()}
         record["plan"] = plan(target_rate, rates)

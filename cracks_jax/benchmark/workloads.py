@@ -14,7 +14,7 @@ from cracks_jax.benchmark.contenders import Contender, Offer, Peers, reason, rel
 from cracks_jax.benchmark.job import Job
 from cracks_jax.benchmark.program import Builder, Program, measured
 from cracks_jax.errors import CracksError
-from cracks_jax.surroundings import surroundings
+from cracks_jax.surroundings import device_peak_memory, peak_memory, surroundings
 
 PeerMaker = Callable[[Job], Peers]
 # A peer whose output differs by more computes another function and is not timed; the second without full precision.
@@ -64,8 +64,8 @@ def compute(program: Program, gflop: float, job: Job, seconds: float) -> dict[st
         "compile_seconds": program.compile_seconds,
         "memory": {
             "program": program.memory,
-            "process_peak": machine.peak_memory(),
-            "device_peak": machine.device_peak_memory(),
+            "process_peak": peak_memory(),
+            "device_peak": device_peak_memory(),
         },
     }
 
@@ -81,7 +81,7 @@ def _compared(
     own.start()
     batches = [draw(job, _WARM_UP + i) for i in range(job.warmup)]
     reference = _first(own, batches)
-    alone = machine.peak_memory()
+    alone = peak_memory()
 
     contenders, found = _opened(offered.offers, batches, reference, _tolerance(job) if check else None)
     say(f"{job.label}: {job.repeats} repeats of {', '.join([ours.NAME, *contenders])}")

@@ -1,7 +1,8 @@
 """Data sets: a name or a path, perhaps with a split, becomes a list of records to read in any order.
 
 A name is looked up under the folder that the environment variable CRACKS_DATA names; anything else is a path.
-`deepcrack:train` asks for a split, `deepcrack+crack500:train` for that split of both together. How folders are laid out is the business of `layouts`. A validation split
+`deepcrack:train` asks for a split, `deepcrack+crack500:train` for that split of both together. How folders are laid out
+is the business of `layouts`. A validation split
 is made here where a data set has none, such that nothing in it has a near copy in the training part.
 """
 

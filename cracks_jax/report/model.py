@@ -1,7 +1,7 @@
 """What a report holds, before it becomes a page: tables, plots and rows of pictures.
 
-Who makes it: `report/gather.py`, `tables.py`, `plots.py`, `pictures.py`. Who shows it: `report/page.py`, as one HTML page
-and as Markdown. Nothing here knows of files, runs or browsers.
+Who makes it: `report/gather.py`, `tables.py`, `plots.py`, `pictures.py`. Who shows it: `report/page.py`, as HTML and as
+Markdown. Nothing here knows of files, runs or browsers.
 """
 
 from dataclasses import dataclass, field
