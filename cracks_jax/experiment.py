@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from cracks_jax.data.elements import Pipeline
 from cracks_jax.data.prepare import RESERVED
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.methods import optimiser
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.presets import LOSSES
 from cracks_jax.methods.registry import method_class, method_kind
@@ -101,6 +103,17 @@ class Training:
             _demand(number and 0 <= weight < math.inf, f"training.loss_weights.{name}", weight, "a number, at least 0")
         # 1 and 1.0 are one science.
         object.__setattr__(self, "loss_weights", {name: float(w) for name, w in self.loss_weights.items()})
+
+    def rate_factor(self, steps_per_epoch: float) -> Callable[[int], float]:
+        """Step (from 0) -> what both learning rates are multiplied by there."""
+        return optimiser.schedule(
+            self.schedule,
+            steps=self.steps,
+            steps_per_epoch=steps_per_epoch,
+            decay=self.schedule_decay,
+            power=self.schedule_power,
+            end=self.final_learning_rate / self.learning_rate,
+        )
 
 
 @dataclass(frozen=True)

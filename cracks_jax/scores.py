@@ -50,6 +50,7 @@ def save(path: Path, judged: Judged, scoring: Scoring, request: Request, spec: s
     """
     row = judged.metrics | {
         "detection": {k: v for k, v in dataclasses.asdict(scoring.scorer.how).items() if k != "rule"},
+        "calibration": calibration(request),
         "command": command(request, spec),
         **surroundings(),
     }
@@ -95,10 +96,19 @@ def curve_points(curve: Curve) -> list[tuple[float, float, float]]:
 
 
 def file_name(request: Request, spec: str) -> str:
-    """The record's name by what was asked for: data, method or preset, geometry, rule, settings."""
-    parts = [spec, request.method, request.preset, request.geometry, request.rule]
+    """The record's name by what was asked for: data, method or preset, geometry, rule, calibration, settings."""
+    parts = [_named(spec), request.method, request.preset, request.geometry, request.rule, calibration(request)]
     parts += [text.partition("=")[2] for text in request.settings]
     return "-".join(part.replace(":", "_").replace("/", "_") for part in parts if part) + ".json"
+
+
+def calibration(request: Request) -> str | None:
+    """The images that fixed the threshold, where they were named: a data set, or a run's undamaged windows."""
+    if request.calibration is None:
+        return None
+    kept = Path(request.calibration)
+    own = f"runs/{kept.resolve().parent.name}/{UNDAMAGED}"
+    return own if kept.name == UNDAMAGED else _named(request.calibration)
 
 
 def command(request: Request, spec: str) -> str:
@@ -118,10 +128,7 @@ def _words(request: Request) -> Iterator[str]:
     if request.settings:
         yield f"--set {' '.join(request.settings)}"
     if request.calibration is not None:
-        kept = Path(request.calibration)
-        # A run's windows are named by the run.
-        own = f"runs/{kept.resolve().parent.name}/{UNDAMAGED}"
-        yield f"--calibration {own if kept.name == UNDAMAGED else _named(request.calibration)}"
+        yield f"--calibration {calibration(request)}"
 
 
 def _named(spec: str) -> str:

@@ -29,7 +29,6 @@ from cracks_jax.data.prepare import prepare
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Data, Experiment
-from cracks_jax.methods import optimiser
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.pretrained import adopt, resolve_weights
@@ -106,7 +105,7 @@ def _train(
 
     training = experiment.training
     steps_per_epoch = len(data.train) / training.batch_size
-    schedule = _schedule(experiment, steps_per_epoch)
+    schedule = training.rate_factor(steps_per_epoch)
     step_fn = parallel.compile(_with_augmentation(method, experiment))
     validate = validator(experiment, data.validation)
     state = parallel.put_state(state)
@@ -285,18 +284,6 @@ def hyper(experiment: Experiment, factor: float) -> dict[str, np.ndarray]:
         **training.loss_weights,
     }
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
-
-
-def _schedule(experiment: Experiment, steps_per_epoch: float) -> Callable[[int], float]:
-    training = experiment.training
-    return optimiser.schedule(
-        training.schedule,
-        steps=training.steps,
-        steps_per_epoch=steps_per_epoch,
-        decay=training.schedule_decay,
-        power=training.schedule_power,
-        end=training.final_learning_rate / training.learning_rate,
-    )
 
 
 # ------------------------------------------------------------------------------------------- validation

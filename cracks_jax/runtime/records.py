@@ -27,6 +27,18 @@ class Records:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every record in order. A last line cut off by a killed run is passed over; other damage is a CracksError."""
+        for number, line, record in self._lines():
+            if record is None:
+                raise CracksError(f"{self.path}: line {number} is no record ({line[:60]!r}); {_REMEDY}")
+            yield record
+
+    def readable(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """The records that can be read, whatever is between them, and the numbers of the lines that are none."""
+        lines = list(self._lines())
+        return [r for _, _, r in lines if r is not None], [number for number, _, r in lines if r is None]
+
+    def _lines(self) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
+        """(number, text, record) of every line, but of a last one that was cut off."""
         if not self.path.exists():
             return
         try:
@@ -36,10 +48,8 @@ class Records:
         lines = text.split("\n")
         for number, line in enumerate(lines, 1):
             record = _parsed(line)
-            if record is not None:
-                yield record
-            elif line and number < len(lines):
-                raise CracksError(f"{self.path}: line {number} is no record ({line[:60]!r}); {_REMEDY}")
+            if record is not None or (line and number < len(lines)):
+                yield number, line, record
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are about to be taken again."""
