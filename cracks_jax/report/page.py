@@ -33,9 +33,7 @@ KINDS = {
 _GREY = (0.299, 0.587, 0.114)
 _DIMMED = 0.4  # of a photograph's brightness behind an answer, as in `cracks_jax/figures.py`
 # An answer that is shown smaller than it is loses its hairlines to averaging; opacity is multiplied by this against it.
-_GAIN = 2.5
-# Names of the page's own parts, which no table or figure may take.
-_RESERVED = ("problems", "runs", "tables", "figures", "definitions", "content", "viewer", "viewer-caption")
+_GAIN = 6.0
 
 
 class Palette(NamedTuple):
@@ -43,8 +41,8 @@ class Palette(NamedTuple):
 
     name: str
     label: str
-    colours: tuple[tuple[int, int, int], ...]
     words: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
 
     @property
     def matrix(self) -> str:
@@ -56,9 +54,16 @@ class Palette(NamedTuple):
 
 CASES = ("found (true positive)", "false alarm (false positive)", "missed (false negative)")
 PALETTES = (
-    Palette("paper", "the paper's", ((0, 255, 0), (0, 0, 255), (255, 0, 0)), ("green", "blue", "red")),
-    Palette("safe", "for every eye", ((255, 255, 255), (230, 159, 0), (86, 180, 233)), ("white", "orange", "sky blue")),
+    Palette("paper", "the paper's", ("green", "blue", "red"), ((0, 255, 0), (0, 0, 255), (255, 0, 0))),
+    Palette(
+        "safe", "colour-blind safe", ("white", "orange", "sky blue"), ((255, 255, 255), (230, 159, 0), (86, 180, 233))
+    ),
 )
+
+
+# Names of the page's own parts, which no table or figure may take; its others hold a dot, which an anchor never does.
+_RESERVED = {"problems", "runs", "tables", "figures", "definitions", "content", "viewer", "viewer-caption", "to-dim"}
+_RESERVED |= {f"{part}-{palette.name}" for part in ("to", "colours") for palette in PALETTES}
 
 
 def write(report: Report, out: Path) -> tuple[Path, Path]:
@@ -173,7 +178,7 @@ def _terms(tables: Iterable[Table]) -> dict[Column, str]:
     terms: dict[Column, str] = {}
     names: dict[Column, str] = {}
     for column in (column for table in tables for column in table.columns if column.definition):
-        terms[column] = names.setdefault(replace(column, group=""), f"term-{len(names) + 1}")
+        terms[column] = names.setdefault(replace(column, group=""), f"term.{len(names) + 1}")
     return terms
 
 
@@ -202,7 +207,7 @@ def _photos(figures: Iterable[Plot | Pictures]) -> dict[bytes, dict[str, Any]]:
             if picture.photo:
                 data = figure.photos[picture.photo]
                 size = {"data": data, "width": picture.width, "height": picture.height}
-                photos.setdefault(data, {"id": f"photo-{len(photos) + 1}", **size})
+                photos.setdefault(data, {"id": f"photo.{len(photos) + 1}", **size})
     return photos
 
 
@@ -232,18 +237,18 @@ def _inline_svg(plot: Plot, anchor: str) -> Markup:
             key.removeprefix(f"{{{_XLINK}}}"): _renamed(key, value, anchor) for key, value in element.attrib.items()
         }
         if element.tag == "style" and element.text:
-            element.text = re.sub(r"(^|[}\s])\*", rf'\1[id="{anchor}-svg"] *', element.text)
+            element.text = re.sub(r"(^|[}\s])\*", rf'\1[id="{anchor}.svg"] *', element.text)
     root.attrib.pop("height", None)
-    root.attrib |= {"xmlns": _SVG, "id": f"{anchor}-svg", "role": "img", "aria-label": plot.alt}
+    root.attrib |= {"xmlns": _SVG, "id": f"{anchor}.svg", "role": "img", "aria-label": plot.alt}
     return Markup(ElementTree.tostring(root, encoding="unicode").strip())
 
 
 def _renamed(key: str, value: str, anchor: str) -> str:
     if key == "id":
-        return f"{anchor}-{value}"
+        return f"{anchor}.{value}"
     if key.removeprefix(f"{{{_XLINK}}}") == "href" and value.startswith("#"):
-        return f"#{anchor}-{value[1:]}"
-    return re.sub(r"url\(#", f"url(#{anchor}-", value)
+        return f"#{anchor}.{value[1:]}"
+    return re.sub(r"url\(#", f"url(#{anchor}.", value)
 
 
 def _lone_svg(plot: Plot) -> bytes:

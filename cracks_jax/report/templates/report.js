@@ -46,7 +46,7 @@
     const words = section.querySelector("input");
     const count = section.querySelector("output");
     table.querySelectorAll("button.sort").forEach((button, i) => button.addEventListener("click", () => sort(table, i)));
-    words.addEventListener("input", () => filter(table, words.value, count));
+    words?.addEventListener("input", () => filter(table, words.value, count));
     if (convention) {
       // A reloaded page may remember another choice.
       convention.selectedIndex = 0;
