@@ -171,6 +171,15 @@ def test_drawing_enlarges_and_closes_by_its_button(opened):
     assert not page.locator("#viewer").is_visible()
     page.locator("#losses .enlarge").press("Space")
     assert page.locator("#viewer").is_visible()
+    assert not page.locator("#viewer [data-colours]").is_visible(), "a drawing has no answer's colours"
+
+
+def test_colours_change_while_enlarged(opened):
+    page = opened()
+    page.locator("#answers .answer").first.click()
+    for palette in reversed(report_page.PALETTES):
+        page.locator("#viewer [data-colours]").click()
+        assert palette.words[1] in page.locator("#viewer .legend").inner_text()
 
 
 def _pixel(page, svg, x, y):

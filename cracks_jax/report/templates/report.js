@@ -98,6 +98,7 @@
     viewer.querySelector(".keys").replaceChildren(
       ...(legend && copy.querySelector(".answer") ? [legend.cloneNode(true)] : []),
     );
+    viewer.querySelector("[data-colours]").hidden = !copy.querySelector(".answer");
     for (const step of viewer.querySelectorAll("[data-step]")) step.disabled = !next(step.dataset.step);
   }
 
@@ -128,6 +129,8 @@
   });
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer || event.target.closest("[data-close]")) viewer.close();
+    // The page's own choice cannot be reached while the viewer lies over it.
+    if (event.target.closest("[data-colours]")) document.querySelector("[name=colours]:not(:checked)").checked = true;
     const way = event.target.closest("[data-step]");
     if (way) step(way.dataset.step);
   });
