@@ -160,6 +160,19 @@ def _detect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from cracks_jax.data.datasets import open_dataset, parse_spec
+    from cracks_jax.report.make import Shown, report
+    from cracks_jax.runtime.compilation import keep_compiled
+
+    keep_compiled()
+    dataset = None if options.data is None else open_dataset(*parse_spec(options.data), need_masks=True)
+    figures = {} if options.figures is None else {"figures": tuple(options.figures)}
+    shown = Shown(dataset, tuple(options.images), options.limit, options.preset, **figures)
+    print(report(options.paths, options.out, shown))
+    return 0
+
+
 @contextmanager
 def _profiled_calls(folder: Path | None, scoring: Any) -> Iterator[None]:
     """Traces calls of the network from the third on: the first of each size compile."""
@@ -271,6 +284,22 @@ def parser() -> argparse.ArgumentParser:
 
     detect.add_argument("--tile-batch", type=int, metavar="N", help="windows in one call of the network: speed and "
                         "memory alone (default: 2**20 pixels, halved where memory does not suffice)")  # fmt: skip
+
+    report = _verb(verbs, "report", _report, "run directories and records -> one HTML page, Markdown and figures",
+                   "cracks-jax report quickstart/runs --data quickstart/data/pavement:test --out report")  # fmt: skip
+    report.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_DIR",
+                        help="run directories, folders that hold some, or records of `evaluate --out`")  # fmt: skip
+    report.add_argument("--out", type=Path, required=True, metavar="DIR", help="report.html, report.md and figures/")
+    report.add_argument("--data", metavar="NAME_OR_PATH[:SPLIT]",
+                        help="labelled images for pictures (default: none, from records alone)")  # fmt: skip
+    report.add_argument("--images", nargs="+", default=[], metavar="STEM", help="which of them (default: the first)")
+    report.add_argument("--limit", type=int, default=12, metavar="N", help="how many of them (default 12)")
+    report.add_argument("--preset", metavar="NAME",
+                        help="UP-CrackNet's detection in pictures: default, hidden, paper or authors (default: the "
+                        "run's own)")  # fmt: skip
+    report.add_argument("--figures", nargs="+", metavar="NAME",
+                        help="some of curves, pr, method-grid, restoration, feature-maps, failures "
+                        "(default: all)")  # fmt: skip
 
     data = verbs.add_parser("data", help="check and prepare data sets").add_subparsers(required=True, metavar="VERB")
     check = _verb(data, "check", _data_check,

@@ -56,7 +56,7 @@ class Scorer:
     """
 
     def __init__(self, method: Method, state: Any, how: Detection, *, seed: int = 0, tile_batch: int | None = 1):
-        self.method, self.how = method, how
+        self.method, self.state, self.how = method, state, how
         self.calls = NetworkCalls(stack_scorer(method, state, how, seed), tile_batch)
 
     def __call__(self, image: Image) -> Map:

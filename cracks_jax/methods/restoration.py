@@ -207,8 +207,7 @@ class Restoration:
             span = jnp.maximum(images.max((1, 2, 3), keepdims=True) - low, 1e-12)
             images = jnp.floor((images - low) / span * 255) / 255
         x = self._to_network(images)
-        restored = (self.restore if how.restore == "whole" else self.restore_hidden)(state, x, key, how)
-        a, b = (x + 1) / 2, (restored + 1) / 2
+        a, b = (x + 1) / 2, (self._restored(state, x, key, how) + 1) / 2
         if how.error == "square":
             return jnp.mean(jnp.square(a - b), -1)
         a, b = self._grey(a), self._grey(b)
@@ -218,6 +217,28 @@ class Restoration:
             return jnp.maximum(b - a, 0)
         difference = _stretched(jnp.abs(_stretched(a) - _stretched(b)))
         return jnp.floor(difference * 255) / 255
+
+    def shown(
+        self,
+        state: State,
+        images: Float[Array, "b h w 3"],
+        keep: Float[Array, "h w 1"],
+        key: PRNGKeyArray,
+        how: Detection,
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """What the generator sees and answers, RGB in [0, 1], for eyes (Figure 1).
+
+        `corrupted`: the images with what `keep` removes at 0; `filled`: those restored; `restored`: what detection
+        compares the images with.
+        """
+        x = self._to_network(images)
+        corrupted = jnp.where(keep > 0, x, -1.0)
+        found = {
+            "corrupted": corrupted,
+            "filled": self.restore(state, corrupted, key, how),
+            "restored": self._restored(state, x, key, how),
+        }
+        return {name: (self._rgb(image) + 1) / 2 for name, image in found.items()}
 
     def validation_terms(
         self,
@@ -246,6 +267,9 @@ class Restoration:
             state["generator"], x, mode=mode, dropout=how.dropout, rngs={"dropout": key}
         )
         return restored
+
+    def _restored(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
+        return (self.restore if how.restore == "whole" else self.restore_hidden)(state, x, key, how)
 
     def restore_hidden(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
         """Every pixel restored while it is hidden: mean over the three sizes of the training's squares.

@@ -138,5 +138,10 @@ class Segmentation:
         logits, _ = self.network.apply(state["network"], imagenet_standardise(images), mode=mode)
         return jax.nn.sigmoid((logits[..., 1] - logits[..., 0]).astype(jnp.float32))
 
+    def features(self, state: State, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b H W c"]]:
+        """The network's feature maps by name (conv1, block1 to block4, ...), with the averages of training."""
+        found: Any = self.network.apply(state["network"], imagenet_standardise(images), mode="running")
+        return found[1]
+
     def _mean(self, tree: Any) -> Any:
         return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)

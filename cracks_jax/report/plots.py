@@ -7,14 +7,14 @@ text. The same arguments give the same SVG.
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from cracks_jax.report.entries import CRACKSEG, METHODS, Entry, method_of, of_place
 from cracks_jax.report.gather import FoundRun
@@ -183,16 +183,5 @@ def _svg(figure: Figure) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # The page sizes it; its own size in points would not fit a phone.
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"|(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"',
-                  lambda m: "".join(part or "" for part in m.groups()), svg, count=1)  # fmt: skip
-
-
-def unique_ids(plots: Iterable[Plot]) -> list[Plot]:
-    """The drawings with ids that differ between them, as they share one page."""
-    import dataclasses
-
-    found = []
-    for number, plot in enumerate(plots):
-        svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>p{number}-", plot.svg)
-        found.append(dataclasses.replace(plot, svg=svg))
-    return found
+    head, end, rest = svg.partition(">")
+    return re.sub(r' (width|height)="[^"]*"', "", head) + end + rest
