@@ -18,6 +18,7 @@ from cracks_jax.report.results import (
     who,
 )
 
+
 def across(found: Sequence[Entry]) -> list[Table]:
     """Trained on A, tested on B: one table for each geometry; none where everything was tested on one data set."""
     tables = []
