@@ -112,10 +112,10 @@ def quickstart(out: Path, settings: _Settings | None = None) -> str:
     _draw_overlays(out / "pictures" / "overlays.png", test, judges, how)
     _draw_curves(out / "pictures" / "curves.png", up_run, seg_run)
     notes = _notes(test, held_out, up_run, how)
-    table = _table(rows)
-    _write(out, rows, table, notes, how)
+    shown = table(rows)
+    _write(out, rows, shown, notes, how)
     clock.say("done")
-    return _last_words(out, table, notes)
+    return _last_words(out, shown, notes)
 
 
 # ------------------------------------------------------------------------------------------------- data
@@ -336,7 +336,7 @@ def _pairs(dataset: Dataset, count: int) -> list[tuple[Any, Any]]:
 # ------------------------------------------------------------------------------------------ what is told
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown, its columns aligned so that it reads well in a terminal too. Percent, pooled over all pixels."""
     head = ("method", "threshold", "F1", "IoU", "precision", "recall", "against the floor")
     body = [head, *((row["method"], _rule_name(row["asked"]), *_percents(row), _stands(row)) for row in rows)]
@@ -386,8 +386,8 @@ def _notes(test: Dataset, held_out: Dataset, up_run: Path, how: _Settings) -> st
     return "\n".join(lines)
 
 
-def _write(out: Path, rows: Sequence[dict[str, Any]], table: str, notes: str, how: _Settings) -> None:
-    text = f"# What cracks-jax quickstart found\n\n{table}\n\n{notes}\n"
+def _write(out: Path, rows: Sequence[dict[str, Any]], shown: str, notes: str, how: _Settings) -> None:
+    text = f"# What cracks-jax quickstart found\n\n{shown}\n\n{notes}\n"
     results = {
         "seed": how.seed,
         "rows": list(rows),
@@ -400,10 +400,10 @@ def _write(out: Path, rows: Sequence[dict[str, Any]], table: str, notes: str, ho
     temporary.replace(out / "table.md")
 
 
-def _last_words(out: Path, table: str, notes: str) -> str:
+def _last_words(out: Path, shown: str, notes: str) -> str:
     pictures = [out / "pictures" / f"{name}.png" for name in ("first_look", "overlays", "curves")]
     listed = "\n".join(f"  {path}" for path in pictures)
-    return f"Pictures:\n{listed}\n\n{table}\n\n{notes}\nThe same in {out / 'table.md'} and {out / 'results.json'}."
+    return f"Pictures:\n{listed}\n\n{shown}\n\n{notes}\nThe same in {out / 'table.md'} and {out / 'results.json'}."
 
 
 # --------------------------------------------------------------------------------------------- progress

@@ -3,7 +3,7 @@
   cracks-jax train experiments/crackseg_multisource.py                           # paper form, needs resnet50.pth
   cracks-jax train experiments/crackseg_multisource.py --member imagenet_v2      # weights at hand: stages 1 to 3
   cracks-jax train experiments/crackseg_multisource.py:cpu --member imagenet_v2  # two cores
-  cracks-jax evaluate RUN --data cfd:without042                                  # argmax, native size, never seen
+  python tools/study.py carry-out experiments/crackseg_multisource.py:cpu        # trains, and scores on CFD, never seen
 
 The stand-in for CrackSeg's own multi-source CrackDataset (photographs of 14 cities), which is not to be had. A tenth of
 both sources is held out together; images are drawn alike, so six of seven are Crack500's. Members as in
@@ -15,6 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from cracks_jax.experiment import Experiment, load_members
+from cracks_jax.study import Study
 
 # Lengths, rates and windows are Crack500's, which is most of the images.
 LIKE = Path(__file__).with_name("crackseg_crack500.py")
@@ -22,6 +23,13 @@ LIKE = Path(__file__).with_name("crackseg_crack500.py")
 
 def experiment(form: str) -> dict[str, Experiment]:
     return {name: _of_both(member) for name, member in load_members(LIKE, form).items()}
+
+
+def study(form: str) -> Study:
+    """The member whose weights are at hand, on CFD and on both sources, beside the floor from the same images."""
+    both = "deepcrack+crack500:train"
+    trained = load_members(Path(__file__), form)["imagenet_v2"]
+    return Study((trained,), ("cfd:without042", "deepcrack:test", "crack500:test"), floors={both: None})
 
 
 def _of_both(member: Experiment) -> Experiment:

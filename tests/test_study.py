@@ -1,13 +1,17 @@
 """Studies: every way of scoring one run, on record; the tables are made of records, the README's among them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from cracks_jax import study
-from cracks_jax.errors import CracksError
+from cracks_jax import pages, study
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.report.entries import entries
+from cracks_jax.report.gather import gather
+from cracks_jax.runs import open_run
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_runs import command, pavements, runs
 
@@ -62,24 +66,86 @@ def test_the_factorial_has_its_forty_rows_and_the_table_each_figure(studied):
         for row in grid
     }
     assert len(grid) == len(choices) == 40
-    shown = study.table(studied)
+    shown = pages.everything(studied)
     for path in studied.rglob("*.json"):
         row = json.loads(path.read_text())
         if row.get("f1") is not None:
             assert f"{100 * row['f1']:.1f}" in shown, path
 
 
-def test_the_readmes_table_is_that_of_the_records(tmp_path):
-    """No figure of the page is typed by hand."""
+def test_a_study_trains_what_is_missing_scores_all_of_it_beside_the_floor_and_is_not_done_twice(tmp_path, monkeypatch):
+    """One tiny training, one data set; the second time nothing is trained or scored."""
+    experiment = open_run(runs().restoration).experiment
+    experiment = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(experiment.data, name=str(runs().drawn(runs().restoration))),
+        training=dataclasses.replace(experiment.training, steps=2, validate_every=2),
+    )
+    spec = f"{pavements()}:test"
+    one = study.Study((experiment,), (spec,), {f"{pavements()}:train": experiment})
+    said: list[str] = []
+    one.carry_out(tmp_path / "runs", tmp_path / "records", said.append)
+    name = f"{experiment.label}-{experiment.run_id}"
+    kept = tmp_path / "records" / name
+    assert {path.name for path in kept.iterdir()} == {"experiment.json", "metrics.json", "records.jsonl", "scores"}
+    assert said[0] == f"training {name}" and (tmp_path / "runs" / name / "checkpoints").is_dir()
+    found = [entry for entry in entries(gather([tmp_path / "records"])) if entry.geometry == "native"]
+    assert {(e.method, e.detection, e.rule) for e in found} >= {
+        ("floor", "default", "otsu"), ("floor", "default", "validation"), ("floor", "default", "undamaged:0.995"),
+        ("UP-CrackNet", "default", "undamaged:0.995"), ("UP-CrackNet", "hidden", "otsu"),
+    }  # fmt: skip
+    again: list[str] = []
+    monkeypatch.setattr(study, "train", None)
+    one.carry_out(tmp_path / "runs", tmp_path / "records", again.append)
+    assert again == []
+
+
+@pytest.mark.parametrize("name", ["cross_dataset", "crackseg_multisource", "robustness"])
+def test_each_study_of_the_experiments_is_defined_in_every_form(name):
+    for form in ("paper", "cpu", "smoke"):
+        found = study.load_study(f"{EXPERIMENTS / name}.py:{form}")
+        assert all(one.form == form for one in found.trainings)
+
+
+def test_a_file_without_a_study_or_a_form_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="defines no study"):
+        study.load_study(f"{EXPERIMENTS}/crackseg_deepcrack.py:cpu")
+    with pytest.raises(UsageError, match="expected FILE.py"):
+        study.load_study(f"{EXPERIMENTS}/cross_dataset.py:huge")
+
+
+# -------------------------------------------------------------------------------------------- pages
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md"])
+def test_the_pages_tables_are_those_of_the_records(page, tmp_path):
+    """No figure of a table is typed by hand; a drawing beside the page is that of the record too."""
+    copy = tmp_path / "README.md"
+    shutil.copy(EXPERIMENTS.parent / page, copy)
+    pages.write_tables(EXPERIMENTS / "records", [copy])
+    assert copy.read_text() == (EXPERIMENTS.parent / page).read_text()
+    for drawing in tmp_path.rglob("*.svg"):
+        assert drawing.read_text() == (EXPERIMENTS / "pictures" / drawing.name).read_text()
+
+
+def test_a_changed_figure_is_put_right_and_the_text_around_it_is_kept(tmp_path):
+    """The test above can fail: it compares figures, not only the page's frame."""
     page = tmp_path / "README.md"
-    shutil.copy(EXPERIMENTS / "README.md", page)
-    study.write_table(EXPERIMENTS / "records", page)
-    assert page.read_text() == (EXPERIMENTS / "README.md").read_text()
+    text = (EXPERIMENTS.parent / "README.md").read_text()
+    page.write_text(text.replace("| 27.1 |", "| 99.9 |"))
+    assert page.read_text() != text
+    pages.write_tables(EXPERIMENTS / "records", [page])
+    assert page.read_text() == text
 
 
-def test_a_page_without_markers_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("nothing here\n", "page.md: has no lines <!-- NAME: begin -->"),
+     ("<!-- wrong: begin -->\n<!-- wrong: end -->\n", "no table 'wrong'; expected one of quickstart")],
+)  # fmt: skip
+def test_a_page_without_a_table_that_we_know_is_refused_and_kept(text, message, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("nothing here\n")
-    with pytest.raises(CracksError, match="page.md: has no lines <!-- records: begin --> and"):
-        study.write_table(EXPERIMENTS / "records", page)
-    assert page.read_text() == "nothing here\n"
+    page.write_text(text)
+    with pytest.raises(CracksError, match=message):
+        pages.write_tables(EXPERIMENTS / "records", [page])
+    assert page.read_text() == text

@@ -1,8 +1,9 @@
-"""Score a trained run in every way that experiments/README.md reports.
+"""Carry out a study of experiments/, or score one trained run in every way that experiments/README.md reports.
 
+  python tools/study.py carry-out experiments/cross_dataset.py:cpu
   python tools/study.py run runs/RUN --data deepcrack:test cfd:without042 --out experiments/records/RUN/scores
   python tools/study.py floor --labelled deepcrack:train --undamaged runs/RUN --data deepcrack:test --out DIR
-  python tools/study.py table experiments/records [--into experiments/README.md]
+  python tools/study.py tables README.md experiments/README.md
   python tools/study.py factorial runs/RUN --data deepcrack:test --geometry resize256 --out DIR
 """
 
@@ -11,16 +12,21 @@ import sys
 from pathlib import Path
 
 from cracks_jax.errors import CracksError
-from cracks_jax.study import GEOMETRIES, factorial, score_floor, score_run, table, write_table
+from cracks_jax.pages import write_tables
+from cracks_jax.study import GEOMETRIES, factorial, load_study, score_floor, score_run
 
 
 def main() -> int:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = top.add_subparsers(dest="kind", required=True)
+    whole = kinds.add_parser("carry-out", help="train what a study names and is missing, score it, keep the records")
+    whole.add_argument("study", metavar="FILE.py[:FORM]", help="an experiment file with a study(form)")
+    whole.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="of trainings (default: runs)")
+    whole.add_argument("--out", type=Path, default=Path("experiments/records"), metavar="DIR", help="of records")
     run, floor, grid = (kinds.add_parser(kind) for kind in ("run", "floor", "factorial"))
-    tables = kinds.add_parser("table")
-    tables.add_argument("folder", type=Path)
-    tables.add_argument("--into", type=Path, help="a page whose table between two markers is written anew")
+    tables = kinds.add_parser("tables", help="write the pages' tables anew from committed records")
+    tables.add_argument("pages", type=Path, nargs="+", help="pages with marked blocks, such as README.md")
+    tables.add_argument("--records", type=Path, default=Path("experiments/records"), metavar="DIR")
     for one in (run, grid):
         one.add_argument("run", type=Path)
     run.add_argument("--labelled", help="labelled images, NAME[:SPLIT], for a run that held out none of its own")
@@ -35,15 +41,14 @@ def main() -> int:
     options = top.parse_args()
     say = print
     try:
-        if options.kind == "run":
+        if options.kind == "carry-out":
+            load_study(options.study).carry_out(options.runs, options.out, say)
+        elif options.kind == "run":
             score_run(options.run, options.data, options.out, say, options.labelled)
         elif options.kind == "floor":
             score_floor(options.labelled, options.undamaged, options.data, options.out, say)
-        elif options.kind == "table":
-            if options.into is None:
-                print(table(options.folder))
-            else:
-                write_table(options.folder, options.into)
+        elif options.kind == "tables":
+            write_tables(options.records, options.pages)
         else:
             factorial(options.run, options.data, options.geometry, options.out, say)
     except CracksError as error:

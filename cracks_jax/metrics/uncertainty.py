@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cracks_jax.metrics.definitions import METRICS
-from cracks_jax.metrics.tally import LEFT_OUT, Tally
+from cracks_jax.metrics.tally import LEFT_OUT, RESAMPLES, Tally, draws
 
 LEVEL = 0.95
 
@@ -116,3 +116,17 @@ def _interval(found: np.ndarray, level: float) -> tuple[float, float] | None:
 
 def _plain(value: np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def interval_of_counts(
+    name: str, images: Sequence[str], counts: np.ndarray, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """The interval of a pooled metric over the same resamples as a Tally's, from each image's counts alone.
+
+    Args:
+      name: of a metric that needs the counts at the rule alone, such as f1.
+      images: their names.
+      counts: tp, fp, fn, tn of each, (images, 4).
+    """
+    weights = np.stack([draws(image, RESAMPLES, 0) for image in images])
+    return _interval(METRICS[name]({"rule": weights.T @ counts}), level)

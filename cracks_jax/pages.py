@@ -1,0 +1,220 @@
+"""The tables of README.md and experiments/README.md, made of committed records; none of their figures is typed by hand.
+
+A page holds `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what is between them is written anew, all else is kept.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cracks_jax import quickstart, robustness
+from cracks_jax.errors import CracksError
+from cracks_jax.report.across import across
+from cracks_jax.report.entries import FLOOR, Entry, entries, of_place, trained_on
+from cracks_jax.report.gather import FoundRun, gather
+from cracks_jax.report.model import Table
+from cracks_jax.report.plots import lines
+from cracks_jax.report.results import papers_of, percent, printed_value, spread
+from cracks_jax.runtime.records import read_json, write_text
+from cracks_jax.study import QUANTILES
+
+_MARKED = re.compile(r"<!-- (?P<name>[a-z]+): begin -->.*?<!-- (?P=name): end -->", re.DOTALL)
+_HEAD = ("F1", "IoU", "precision", "recall", "best F1")
+_KEYS = ("f1", "iou", "precision", "recall", "best_f1")
+# What the short table shows: each method by its default rule, and the floor by rules with and without labels.
+_SHORT = (("default", "value:0.5"), ("default", "undamaged:0.995"), ("hidden", "undamaged:0.995"),
+          ("default", "validation"))  # fmt: skip
+_DRAWING = "robustness.svg"
+
+
+def write_tables(records: Path, pages: Sequence[Path]) -> None:
+    """Every marked block of the pages anew, and the drawing beside experiments/README.md.
+
+    Raises:
+      CracksError: a page has no block, or one of another name.
+    """
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        names = [found["name"] for found in _MARKED.finditer(text)]
+        if not names:
+            raise CracksError(f"{page}: has no lines <!-- NAME: begin --> and <!-- NAME: end --> around a table; names "
+                              f"are {', '.join(_BLOCKS)}")  # fmt: skip
+        blocks = {name: _block(name, records, page) for name in names}
+        if "robustness" in names:
+            _draw(records, page.parent / "pictures" / _DRAWING)
+        write_text(page, _MARKED.sub(functools.partial(_replaced, blocks), text))
+
+
+def _replaced(blocks: dict[str, str], found: re.Match[str]) -> str:
+    return blocks[found["name"]]
+
+
+def _block(name: str, records: Path, page: Path) -> str:
+    if name not in _BLOCKS:
+        raise CracksError(f"{page}: there is no table {name!r}; expected one of {', '.join(_BLOCKS)}")
+    return f"<!-- {name}: begin -->\n\n{_BLOCKS[name](records)}\n\n<!-- {name}: end -->"
+
+
+# ------------------------------------------------------------------------------------------------ README.md
+
+
+def drawn(records: Path) -> str:
+    """What the quickstart found, and on what."""
+    found = read_json(records / "quickstart" / "results.json")
+    software, device = found["software"], found["device"]["kind"]
+    return (
+        f"{quickstart.table(found['rows'])}\n\nRecorded in `experiments/records/quickstart/results.json`: seed "
+        f"{found['seed']}, drawn data {found['data_digest'][:16]}, cracks-jax {software['cracks-jax']}, Python "
+        f"{software['python']}, jax {software['jax']}, {device}."
+    )
+
+
+def short(records: Path) -> str:
+    """Trained on one data set, tested on another: F1 at native size by the default rules."""
+    found = [entry for entry in entries(gather([records])) if (entry.detection, entry.rule) in _SHORT]
+    chosen = [entry for entry in found if entry.rule != "validation" or entry.method == FLOOR]
+    return "\n\n".join(_matrix(table) for table in across(chosen) if table.name == "across-native")
+
+
+# --------------------------------------------------------------------------------------- experiments/README.md
+
+
+def everything(records: Path) -> str:
+    """Trainings, then every evaluation by data and geometry, the matrix across data sets, the factorial."""
+    found = gather([records])
+    scored = entries(found)
+    grids = [entry for entry in scored if _of_factorial(entry)]
+    rest = [entry for entry in scored if not _of_factorial(entry)]
+    parts = [_trainings(found.runs)]
+    parts += [_scores(*place, rows) for place, rows in sorted(of_place(rest).items(), key=lambda one: _by_data(one[0]))]
+    parts += [f"**{table.title}: F1**\n\n{_matrix(table)}" for table in across(rest)]
+    parts += [_grid(rows) for rows in of_place(grids).values()]
+    return "\n\n".join(parts)
+
+
+def _of_factorial(entry: Entry) -> bool:
+    return any("factorial" in part for part in entry.scores[0].path.parts[-2:])
+
+
+def _trainings(runs: Sequence[FoundRun]) -> str:
+    rows = []
+    for run in runs:
+        metrics, device = run.metrics, run.description["device"]["kind"]
+        name = next(name for name in metrics if name.startswith("best_") and name != "best_step")
+        seconds = [attempt.get("seconds") for attempt in run.description["attempts"]]
+        minutes = "-" if None in seconds else f"{sum(seconds) / 60:.0f}"
+        shown = f"{name.removeprefix('best_').replace('_', ' ')} {metrics[name]:.4f}"
+        where = f"{device}, jax {run.description['software']['jax']}"
+        seed = run.description["science"]["seed"]
+        rows.append((f"`{run.name}`", trained_on(run), seed, f"{metrics['step']:,}", minutes, where,
+                     f"{metrics['best_step']:,}", shown))  # fmt: skip
+    head = ("run", "trained on", "seed", "steps", "minutes", "device", "best checkpoint", "validation")
+    return "**Trainings**\n\n" + _markdown(head, rows)
+
+
+def _by_data(place: tuple[str, str]) -> tuple[bool, str, str]:
+    return (not place[0].startswith("deepcrack"), *place)
+
+
+def _scores(data: str, geometry: str, found: Sequence[Entry]) -> str:
+    rows: list[Sequence[Any]] = [(*_who(entry), *_numbers(entry)) for entry in found]
+    for table, row in papers_of(data, geometry):
+        if row.more.get("proposed"):
+            values = (printed_value(table, row, key) for key in _KEYS)
+            shown = ("-" if value is None else f"{value:.1f}" for value in values)
+            cells = (f"paper, Table {table.number}", table.train, "paper", "otsu", *shown)
+            rows.append([f"*{cell}*" for cell in cells])
+    images = found[0].row["images"]
+    head = ("scored by", "trained on", "detection", "rule", *_HEAD)
+    return f"**{data}, {images} images, {geometry}**\n\n" + _markdown(head, rows)
+
+
+def _who(entry: Entry) -> tuple[str, ...]:
+    seeds = ", ".join(str(seed) for seed in entry.seeds if seed is not None)
+    name = FLOOR if entry.method == FLOOR else f"{entry.who}{f', seed {seeds}' if seeds else ''}"
+    return name, entry.trained_on or "-", entry.detection, entry.rule
+
+
+def _numbers(entry: Entry) -> list[str]:
+    """F1 with its interval, the others as they are."""
+    shown = [percent(entry.value(key)) for key in _KEYS]
+    ends = spread(entry, "f1")
+    return [f"{shown[0]} ({ends})" if ends else shown[0], *shown[1:]]
+
+
+def _matrix(table: Table) -> str:
+    """Of a report's matrix the columns of F1; a paper's rows for its own method alone."""
+    places = [place for place, column in enumerate(table.columns) if column.group in ("", "f1")]
+    rows = []
+    for row in table.rows:
+        if row.kind == "paper" and row.cells[0].text != "UP-CrackNet":
+            continue
+        cells = [row.cells[place] for place in places]
+        texts = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in cells]
+        rows.append([f"*{text}*" for text in texts] if row.kind == "paper" else texts)
+    return _markdown([table.columns[place].label for place in places], rows)
+
+
+def _grid(found: Sequence[Entry]) -> str:
+    """The factorial: a line for each detection, a column for each rule."""
+    rules = ("otsu", *QUANTILES)
+    rows = []
+    for how in dict.fromkeys(entry.detection for entry in found):
+        by_rule = {entry.rule: entry for entry in found if entry.detection == how}
+        shown = [percent(by_rule[rule].value("f1")) if rule in by_rule else "-" for rule in rules]
+        rows.append((how, *shown, percent(next(iter(by_rule.values())).value("best_f1"))))
+    first = found[0]
+    title = f"**Factorial, {first.who}, {first.data}, {first.geometry}: F1**\n\n"
+    return title + _markdown(("detection", *rules, "best F1"), rows)
+
+
+def robust(records: Path) -> str:
+    """F1 on sound images and the area under F1 against severity, by kind and in the mean."""
+    record = read_json(records / robustness.NAME)
+    curves = robustness.curves(record)
+    rows = []
+    for name in dict.fromkeys(name for found in curves.values() for name in found):
+        areas = [robustness.area(found[name]) for found in curves.values()]
+        sound = next(iter(curves.values()))[name][0]
+        rows.append((name, percent(sound), *(percent(one) for one in areas), percent(sum(areas) / len(areas))))
+    rows.sort(key=lambda row: -float(row[-1]))
+    head = ("scored by, rule", "sound", *map(_words, curves), "mean area")
+    told = (
+        f"{record['data']}, {record['images']} images, {record['geometry']}, percent; degradations of seed "
+        f"{record['seed']}; {record['device']['kind']}, jax {record['software']['jax']}, numpy "
+        f"{record['software']['numpy']}."
+    )
+    picture = f"![F1 against severity, a panel for each degradation](pictures/{_DRAWING})"
+    return f"{_markdown(head, rows)}\n\n{told}\n\n{picture}"
+
+
+def _draw(records: Path, path: Path) -> None:
+    """F1 against severity, a panel for each kind."""
+    record = read_json(records / robustness.NAME)
+    panels = {
+        _words(kind): {name: [(float(at), 100 * f1) for at, f1 in enumerate(line)] for name, line in found.items()}
+        for kind, found in robustness.curves(record).items()
+    }
+    drawing = lines(panels, "robustness", "robustness", "F1 in percent against severity; 0 is sound.", "severity")
+    path.parent.mkdir(exist_ok=True)
+    # A file of its own has no page to take its colour from.
+    write_text(path, drawing.svg.replace("currentColor", "#57606a") + "\n")
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    listed = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in listed)
+
+
+_BLOCKS: dict[str, Callable[[Path], str]] = {
+    "quickstart": drawn,
+    "short": short,
+    "records": everything,
+    "robustness": robust,
+}
