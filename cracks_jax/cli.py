@@ -104,7 +104,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cracks_jax.data.datasets import open_dataset, parse_spec
     from cracks_jax.evaluate import evaluate, table
     from cracks_jax.runtime.compilation import keep_compiled
-    from cracks_jax.scores import file_name, save
+    from cracks_jax.scores import calibration_of, command_of, file_name, save
     from cracks_jax.scoring import open_scoring
 
     dataset = open_dataset(*parse_spec(options.data), need_masks=True)
@@ -115,7 +115,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         judged = evaluate(dataset, scoring, options.crack_free)
     if options.out is not None:
         path = options.out / file_name(request, options.data)
-        save(path, judged, scoring, request, options.data)
+        save(path, judged, scoring, command_of(request, options.data), calibration_of(request))
         _say(f"kept in {path}")
     print(json.dumps(judged.metrics) if options.json else table(judged.metrics))
     return 0

@@ -6,6 +6,7 @@
   OUT/runs/crackseg/           CrackSeg, small, trained on labelled pictures
   OUT/pictures/overlays.png    test pictures with everyone's answers      OUT/pictures/curves.png  learning curves
   OUT/table.md, results.json   every method under every rule, and how it stands to the floor under the same rule
+  OUT/report/report.html       all of it on one page: settings, every metric with its interval, curves, pictures
 
 The same command again goes on where the last one stopped; what is finished is not done twice.
 """
@@ -31,13 +32,15 @@ from cracks_jax.evaluate import judge
 from cracks_jax.experiment import Data, Experiment, Machine, Training
 from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.floor import BackgroundDifference
-from cracks_jax.methods.presets import DETECTION_PRESETS
+from cracks_jax.methods.presets import DETECTION_PRESETS, preset_of
 from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
+from cracks_jax.report.make import Shown, report
 from cracks_jax.runs import EXPERIMENT, METRICS, open_run
 from cracks_jax.runtime.records import read_json, write_json
+from cracks_jax.scores import save
 from cracks_jax.scoring import Scoring
 from cracks_jax.surroundings import surroundings
 from cracks_jax.train import STOPPED, Stopped, train
@@ -53,6 +56,9 @@ RULES = {
 # Argmax was learned from labels, so the floor it must clear is the one whose threshold came from labels too.
 FLOOR_RULE = {ARGMAX: "validation"}
 METRIC_NAMES = ("f1", "iou", "precision", "recall")
+# What the report shows: figures that compile no program of their own.
+REPORTED = ("curves", "pr", "method-grid", "failures")
+COMMAND = "cracks-jax quickstart"
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,14 @@ def quickstart(out: Path, settings: _Settings | None = None) -> str:
 
     clock.say(f"4/5 scoring {len(test)} test pictures")
     judges = _judges(up_run, seg_run, held_out)
-    rows = _score(test, judges)
-    clock.say("5/5 drawing overlays and curves")
+    rows = _score(test, judges, out)
+    clock.say("5/5 drawing overlays, curves and the report")
     _draw_overlays(out / "pictures" / "overlays.png", test, judges, how)
     _draw_curves(out / "pictures" / "curves.png", up_run, seg_run)
     notes = _notes(test, held_out, up_run, how)
     shown = table(rows)
     _write(out, rows, shown, notes, how)
+    report([out / "runs", out / FLOOR], out / "report", Shown(test, limit=how.shown, figures=REPORTED))
     clock.say("done")
     return _last_words(out, shown, notes)
 
@@ -222,11 +229,15 @@ def _trained(experiment: Experiment, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Judge:
-    """A method that scores pictures, under each of its rules; the first is its own default."""
+    """A method that scores pictures, under each of its rules; the first is its own default.
+
+    `scores`: the folder of its records, below the quickstart's own.
+    """
 
     name: str
     scorer: Scorer
     rules: tuple[Scoring, ...]
+    scores: str
 
 
 def _judges(up_run: Path, seg_run: Path, held_out: Dataset) -> list[_Judge]:
@@ -235,27 +246,33 @@ def _judges(up_run: Path, seg_run: Path, held_out: Dataset) -> list[_Judge]:
     kept = restoration.undamaged()
     assert kept is not None  # UP-CrackNet's runs keep theirs
     windows = undamaged_windows(*kept)
+
+    def judge_of(name: str, scorer: Scorer, names: dict[str, Any], scores: str) -> _Judge:
+        """Thresholds of all come from the same undamaged windows and the same labelled pictures."""
+        rules = (Thresholds(parse_rule(r), scorer, labelled=held_out, undamaged=windows) for r in RULES[name])
+        names = names | {"preset": None, "detection_preset": preset_of(scorer.method, scorer.how)}
+        return _Judge(name, scorer, tuple(Scoring(scorer, rule, names) for rule in rules), scores)
+
     floor = Scorer(BackgroundDifference(), {}, Detection(rule=UNDAMAGED_RULE))
-    scorers = {FLOOR: floor}
+    judges = [judge_of(FLOOR, floor, {"method": "background_difference"}, FLOOR)]
     for name, run in ((UPCRACKNET, restoration), (CRACKSEG, segmentation)):
-        jax.config.update("jax_default_matmul_precision", run.experiment.matmul_precision)
-        state = run.state("best")[1]
-        scorers[name] = Scorer(run.experiment.method, state, run.experiment.detection, seed=run.experiment.seed)
-
-    def under(scorer: Scorer, rule: str) -> Scoring:
-        return Scoring(scorer, Thresholds(parse_rule(rule), scorer, labelled=held_out, undamaged=windows), {})
-
-    return [
-        _Judge(name, scorer, tuple(under(scorer, rule) for rule in RULES[name])) for name, scorer in scorers.items()
-    ]
+        experiment = run.experiment
+        jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
+        step, state = run.state("best")
+        scorer = Scorer(experiment.method, state, experiment.detection, seed=experiment.seed)
+        names = {"run_id": experiment.run_id, "experiment": experiment.label, "checkpoint": step}
+        judges.append(judge_of(name, scorer, names, f"runs/{run.folder.name}/scores"))
+    return judges
 
 
-def _score(test: Dataset, judges: Sequence[_Judge]) -> list[dict[str, Any]]:
-    """One row per method and rule, each beside the floor under the rule that compares."""
+def _score(test: Dataset, judges: Sequence[_Judge], out: Path) -> list[dict[str, Any]]:
+    """One row per method and rule, each beside the floor under the rule that compares; all are kept as records."""
     rows = []
     for one in judges:
-        for asked, judged in zip(RULES[one.name], judge(test, one.rules), strict=True):
-            rows.append({"method": one.name, "asked": asked, **judged.metrics})
+        for asked, scoring, judged in zip(RULES[one.name], one.rules, judge(test, one.rules), strict=True):
+            rows.append({**judged.metrics, "method": one.name, "asked": asked})
+            calibration = f"{test.name}:train" if one.name == FLOOR and asked != "otsu" else None
+            save(out / one.scores / f"{asked.replace(':', '_')}.json", judged, scoring, COMMAND, calibration)
     floor = {row["asked"]: row["f1"] for row in rows if row["method"] == FLOOR}
     for row in rows:
         row["floor_rule"] = FLOOR_RULE.get(row["asked"], row["asked"])
@@ -401,9 +418,10 @@ def _write(out: Path, rows: Sequence[dict[str, Any]], shown: str, notes: str, ho
 
 
 def _last_words(out: Path, shown: str, notes: str) -> str:
-    pictures = [out / "pictures" / f"{name}.png" for name in ("first_look", "overlays", "curves")]
+    pictures = [out / "report" / "report.html"]
+    pictures += [out / "pictures" / f"{name}.png" for name in ("first_look", "overlays", "curves")]
     listed = "\n".join(f"  {path}" for path in pictures)
-    return f"Pictures:\n{listed}\n\n{shown}\n\n{notes}\nThe same in {out / 'table.md'} and {out / 'results.json'}."
+    return f"To look at:\n{listed}\n\n{shown}\n\n{notes}\nThe same in {out / 'table.md'} and {out / 'results.json'}."
 
 
 # --------------------------------------------------------------------------------------------- progress

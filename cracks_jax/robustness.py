@@ -24,7 +24,7 @@ from cracks_jax.metrics.uncertainty import interval_of_counts
 from cracks_jax.predict import mask_in_geometry
 from cracks_jax.runs import UNDAMAGED
 from cracks_jax.runtime.records import read_json, write_json
-from cracks_jax.scores import command
+from cracks_jax.scores import command_of
 from cracks_jax.scoring import Request, Scoring, open_scorings
 from cracks_jax.study import FLOOR, keep_records, trained
 from cracks_jax.surroundings import surroundings
@@ -141,7 +141,7 @@ def _row(one: Judge, scoring: Scoring, rule: str, counts: Sequence[Counts], data
         **{name: scoring.names.get(name) for name in ("run_id", "checkpoint", "detection_preset")},
         **found,
         "f1_interval": interval_of_counts("f1", dataset.stems, table),
-        "command_on_sound_images": command(one.request, dataset.label),
+        "command_on_sound_images": command_of(one.request, dataset.label),
     }
 
 

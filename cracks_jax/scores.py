@@ -39,19 +39,20 @@ class Score:
     curve: tuple[tuple[float, float, float], ...]
 
 
-def save(path: Path, judged: Judged, scoring: Scoring, request: Request, spec: str) -> None:
+def save(path: Path, judged: Judged, scoring: Scoring, command: str, calibration: str | None = None) -> None:
     """Writes the three files of the record whose JSON file `path` is; the JSON last, so that it is never alone.
 
     Args:
-      spec: the data, as the command line names it.
+      command: that repeats it (`command_of`).
+      calibration: the images that fixed the threshold, where they are not the run's own (`calibration_of`).
 
     Raises:
       CracksError: the folder cannot be written.
     """
     row = judged.metrics | {
         "detection": {k: v for k, v in dataclasses.asdict(scoring.scorer.how).items() if k != "rule"},
-        "calibration": calibration(request),
-        "command": command(request, spec),
+        "calibration": calibration,
+        "command": command,
         **surroundings(),
     }
     try:
@@ -97,12 +98,12 @@ def curve_points(curve: Curve) -> list[tuple[float, float, float]]:
 
 def file_name(request: Request, spec: str) -> str:
     """The record's name by what was asked for: data, method or preset, geometry, rule, calibration, settings."""
-    parts = [_named(spec), request.method, request.preset, request.geometry, request.rule, calibration(request)]
+    parts = [_named(spec), request.method, request.preset, request.geometry, request.rule, calibration_of(request)]
     parts += [text.partition("=")[2] for text in request.settings]
     return "-".join(part.replace(":", "_").replace("/", "_") for part in parts if part) + ".json"
 
 
-def calibration(request: Request) -> str | None:
+def calibration_of(request: Request) -> str | None:
     """The images that fixed the threshold, where they were named: a data set, or a run's undamaged windows."""
     if request.calibration is None:
         return None
@@ -111,7 +112,7 @@ def calibration(request: Request) -> str | None:
     return own if kept.name == UNDAMAGED else _named(request.calibration)
 
 
-def command(request: Request, spec: str) -> str:
+def command_of(request: Request, spec: str) -> str:
     """The `cracks-jax evaluate` command that repeats a record, without any folder of this machine."""
     run = [f"runs/{request.run.resolve().name}"] if request.run is not None else []
     return " ".join(["cracks-jax evaluate", *run, f"--data {_named(spec)}", *_words(request), "--json"])
@@ -128,7 +129,7 @@ def _words(request: Request) -> Iterator[str]:
     if request.settings:
         yield f"--set {' '.join(request.settings)}"
     if request.calibration is not None:
-        yield f"--calibration {calibration(request)}"
+        yield f"--calibration {calibration_of(request)}"
 
 
 def _named(spec: str) -> str:

@@ -22,7 +22,7 @@ from cracks_jax.experiment import FORMS, Experiment
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runs import EXPERIMENT, METRICS, RECORDS, UNDAMAGED, Run, open_run
 from cracks_jax.runtime.records import read_json
-from cracks_jax.scores import file_name, save
+from cracks_jax.scores import calibration_of, command_of, file_name, save
 from cracks_jax.scoring import Request, open_scorings
 from cracks_jax.train import train
 
@@ -161,6 +161,6 @@ def _rows(
     scorings = open_scorings(request, [one.rule for one in missing])
     for one, scoring, judged in zip(missing, scorings, judge(dataset, scorings), strict=True):
         path = out / file_name(one, spec)
-        save(path, judged, scoring, one, spec)
+        save(path, judged, scoring, command_of(one, spec), calibration_of(one))
         f1 = judged.metrics["f1"]
         say(f"F1 {'undefined' if f1 is None else f'{100 * f1:.2f}'}  {path.name}")

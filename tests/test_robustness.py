@@ -11,7 +11,7 @@ from cracks_jax.data.datasets import open_dataset
 from cracks_jax.data.degradations import KINDS, SEVERITIES, degrade
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.metrics.tally import Tally, image_sums
-from cracks_jax.metrics.uncertainty import interval_of_counts, intervals
+from cracks_jax.metrics.uncertainty import compare, compare_counts, interval_of_counts, intervals
 from cracks_jax.runs import open_run
 from cracks_jax.scoring import Request, open_scoring
 from tests.tiny import quick_compile  # noqa: F401
@@ -95,3 +95,18 @@ def test_intervals_of_counts_are_those_of_a_tally(rng):
         tally.add(name, sums)
         counts.append(sums["rule"])
     assert interval_of_counts("f1", names, np.stack(counts)) == pytest.approx(intervals(tally)["f1"])
+
+
+def test_a_paired_test_of_counts_is_that_of_tallies(rng):
+    names, counts, tallies = [f"i{n}" for n in range(20)], ([], []), (Tally(), Tally())
+    for name in names:
+        mask = rng.random((12, 14)) < 0.3
+        for noise, listed, tally in zip((0.5, 0.6), counts, tallies, strict=True):
+            score = np.clip(mask * 0.4 + rng.random(mask.shape) * noise, 0, 1).astype(np.float32)
+            sums = image_sums(score, score > 0.5, mask)
+            tally.add(name, sums)
+            listed.append(sums["rule"])
+    ours = compare_counts("f1", names, *map(np.stack, counts))
+    theirs = compare(*tallies, "f1")
+    assert (ours.value, ours.p) == (pytest.approx(theirs.value), theirs.p)
+    assert ours.interval == pytest.approx(theirs.interval)

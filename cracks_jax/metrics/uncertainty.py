@@ -90,8 +90,43 @@ def compare(first: Tally, second: Tally, name: str, level: float = LEVEL) -> Dif
     if first.names != second.names or (first.resamples, first.seed) != (second.resamples, second.seed):
         raise ValueError("the tallies are not of the same images with the same resamples; score both on one data set")
     metric = METRICS[name]
-    value = metric(first.sums) - metric(second.sums)
-    found = metric(first.resampled) - metric(second.resampled)
+    return _difference(
+        metric(first.sums) - metric(second.sums), metric(first.resampled) - metric(second.resampled), level
+    )
+
+
+def compare_counts(
+    name: str, images: Sequence[str], first: np.ndarray, second: np.ndarray, level: float = LEVEL
+) -> Difference:
+    """`compare` for a metric of the counts at the rule alone, such as f1, from each image's counts.
+
+    Args:
+      images: their names.
+      first, second: tp, fp, fn, tn of each image by two methods, (images, 4).
+    """
+    weights, metric = _weights(images), METRICS[name]
+    value = metric({"rule": first.sum(0)}) - metric({"rule": second.sum(0)})
+    return _difference(value, metric({"rule": weights @ first}) - metric({"rule": weights @ second}), level)
+
+
+def interval_of_counts(
+    name: str, images: Sequence[str], counts: np.ndarray, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """The interval of a metric of the counts at the rule alone, over the same resamples as a Tally's.
+
+    Args:
+      images: their names.
+      counts: tp, fp, fn, tn of each, (images, 4).
+    """
+    return _interval(METRICS[name]({"rule": _weights(images) @ counts}), level)
+
+
+def _weights(images: Sequence[str]) -> np.ndarray:
+    """How often each resample draws each image, (resamples, images)."""
+    return np.stack([draws(image, RESAMPLES, 0) for image in images], axis=1)
+
+
+def _difference(value: np.ndarray, found: np.ndarray, level: float) -> Difference:
     found = found[~np.isnan(found)]
     if np.isnan(value) or not found.size:
         return Difference(_plain(value), None, None)
@@ -116,17 +151,3 @@ def _interval(found: np.ndarray, level: float) -> tuple[float, float] | None:
 
 def _plain(value: np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def interval_of_counts(
-    name: str, images: Sequence[str], counts: np.ndarray, level: float = LEVEL
-) -> tuple[float, float] | None:
-    """The interval of a pooled metric over the same resamples as a Tally's, from each image's counts alone.
-
-    Args:
-      name: of a metric that needs the counts at the rule alone, such as f1.
-      images: their names.
-      counts: tp, fp, fn, tn of each, (images, 4).
-    """
-    weights = np.stack([draws(image, RESAMPLES, 0) for image in images])
-    return _interval(METRICS[name]({"rule": weights.T @ counts}), level)

@@ -8,17 +8,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cracks_jax.data.datasets import Dataset, Record
-from cracks_jax.errors import UsageError
+from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.methods.presets import DETECTION_PRESETS
 from cracks_jax.metrics.definitions import METRICS
 from cracks_jax.report import pictures, plots
 from cracks_jax.report.ablations import ablations
 from cracks_jax.report.across import across
-from cracks_jax.report.entries import Entry, entries
+from cracks_jax.report.entries import Entry, differing_images, entries
 from cracks_jax.report.facts import facts
 from cracks_jax.report.gather import Found, gather
-from cracks_jax.report.judges import Judge, open_judges
+from cracks_jax.report.judges import Judge, open_judges, read
 from cracks_jax.report.model import Cell, Column, Pictures, Plot, Report, Row, Table
 from cracks_jax.report.page import write
+from cracks_jax.report.paired import against_the_floor
 from cracks_jax.report.results import definition, percent, results
 
 # In the order in which they stand on the page; the first two need records alone.
@@ -51,8 +53,12 @@ class Shown:
             raise UsageError(f"--figures {unknown[0]}: there is no such figure; expected some of {', '.join(FIGURES)}")
         if self.limit < 1:
             raise UsageError(f"--limit {self.limit}: expected at least 1 image")
+        if self.preset not in (None, *DETECTION_PRESETS):
+            raise UsageError(f"--preset {self.preset}: expected one of {', '.join(DETECTION_PRESETS)}")
         if self.dataset is None and (self.images or self.preset):
             raise UsageError("--images and --preset choose pictures; name the images' data set with --data")
+        if self.images:
+            _ = self.records  # says which image is not there before anything is computed
 
     @property
     def records(self) -> list[Record]:
@@ -72,10 +78,12 @@ def report(paths: Sequence[Path], out: Path, shown: Shown | None = None) -> Path
     """
     shown = shown or Shown()
     found = gather(paths)
-    scored, problems = entries(found), list(found.problems)
+    scored = entries(found)
+    problems = [*found.problems, *differing_images(scored)]
     figures: list[Plot | Pictures] = [*_from_records(found, scored, shown)]
     figures += _from_images(found, scored, shown, problems)
-    tables = (*results(scored), *across(scored), *ablations(found.runs, scored), *_worst_images(scored, shown))
+    tables = (*results(scored), *across(scored), *ablations(found.runs, scored),
+              *against_the_floor(scored), *_worst_images(scored, shown))  # fmt: skip
     made = Report(
         title="Crack detection: what was run and what came of it",
         lead=_lead(found, shown),
@@ -106,13 +114,15 @@ def _from_records(found: Found, scored: Sequence[Entry], shown: Shown) -> list[P
 def _from_images(found: Found, scored: Sequence[Entry], shown: Shown, problems: list[str]) -> Iterable[Pictures]:
     if shown.dataset is None or set(shown.figures) <= set(_FROM_RECORDS):
         return
-    records, judges = shown.records, open_judges(found.runs, shown.preset, problems)
+    dataset, records = shown.dataset, shown.records
+    judges = open_judges(found.runs, shown.preset, problems)
+    watched = _Watched(problems)
     if "method-grid" in shown.figures:
-        yield pictures.method_grid(judges, records, _watched)
+        yield pictures.method_grid(judges, records, watched)
     of_images: tuple[tuple[str, Callable[[], Iterable[Pictures]]], ...] = (
-        ("restoration", lambda: pictures.restoration(judges, records, _watched)),
-        ("feature-maps", lambda: pictures.feature_maps(judges, records, _watched)),
-        ("failures", lambda: _failures(judges, shown.dataset, scored, problems)),
+        ("restoration", lambda: pictures.restoration(judges, records, watched)),
+        ("feature-maps", lambda: pictures.feature_maps(judges, records, watched)),
+        ("failures", lambda: _failures(judges, dataset, scored, watched)),
     )
     for name, make in of_images:
         if name in shown.figures:
@@ -120,16 +130,39 @@ def _from_images(found: Found, scored: Sequence[Entry], shown: Shown, problems: 
 
 
 def _failures(
-    judges: Sequence[Judge], dataset: Dataset | None, scored: Sequence[Entry], problems: list[str]
+    judges: Sequence[Judge], dataset: Dataset, scored: Sequence[Entry], watched: "_Watched"
 ) -> list[Pictures]:
-    assert dataset is not None
-    made = list(pictures.failures(judges, dataset, scored, _watched))
+    made = list(pictures.failures(judges, dataset, scored, watched))
     if not made:
-        problems.append(
+        watched.problems.append(
             f"failures: no record ranks the images of {dataset.label}; `cracks-jax evaluate RUN --data {dataset.label} "
             "--out RUN/scores` makes one"
         )
     return made
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Shows how far a figure is; an image that cannot be read is told and passed over, as is what cannot be scored."""
+
+    problems: list[str]
+
+    def __call__(self, what: str, records: Sequence[Record]) -> Iterable[Record]:
+        often = 0.2 if sys.stderr.isatty() else 15
+        for record in tqdm(records, desc=what, unit="image", file=sys.stderr, mininterval=often):
+            try:
+                read(record)
+            except CracksError as error:
+                self.problems.append(_without_folders(error, record))
+            else:
+                yield record
+
+
+def _without_folders(error: CracksError, record: Record) -> str:
+    said = str(error)
+    for path in (record.image, record.mask):
+        said = said.replace(str(path), path.name) if path is not None else said
+    return said
 
 
 def _worst_images(scored: Sequence[Entry], shown: Shown) -> list[Table]:
@@ -147,8 +180,3 @@ def _worst_images(scored: Sequence[Entry], shown: Shown) -> list[Table]:
     columns.append(Column("f1 of the image", "f1", definition("f1")))
     caption = f"The {_WORST} images with the lowest F1 in each evaluation that kept its images' counts."
     return [Table("worst-images", "The worst images", tuple(columns), tuple(rows), caption)]
-
-
-def _watched(what: str, records: Sequence[Record]) -> Iterable[Record]:
-    often = 0.2 if sys.stderr.isatty() else 15
-    return tqdm(records, desc=what, unit="image", file=sys.stderr, mininterval=often)
