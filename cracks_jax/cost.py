@@ -15,6 +15,7 @@ from cracks_jax.surroundings import device_peak_memory, peak_memory
 
 # Operations are told for one image of this side, whatever was scored.
 SIDE = 256
+PARTS = ("reading", "network", "filter", "metrics")
 _NETWORKS = ("network", "generator", "discriminator")
 
 
@@ -41,27 +42,36 @@ def size(method: Any, how: Detection, side: int = SIDE) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Seconds of scoring, the first call of each size left out: it compiles."""
+    """Seconds of an evaluation by its parts; the network's first call of each size is left out: it compiles."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, ...]] = set()
-        self._seconds, self._calls = 0.0, 0
+        self._seconds: dict[str, list[float]] = {part: [] for part in PARTS}
 
     @contextmanager
-    def call(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """Times what runs inside, of an image of this shape."""
+    def part(self, name: str, shape: tuple[int, ...] | None = None) -> Iterator[None]:
+        """Times what runs inside, of one image; of the network's part with the image's shape."""
         began = time.perf_counter()
         yield
-        if shape in self._seen:
-            self._seconds += time.perf_counter() - began
-            self._calls += 1
-        self._seen.add(shape)
+        if shape is None or shape in self._seen:
+            self._seconds[name].append(time.perf_counter() - began)
+        if shape is not None:
+            self._seen.add(shape)
 
     def cost(self) -> dict[str, Any]:
-        """`images_per_second`: image in memory to filtered score map, one at a time, None where every call compiled;
+        """What an image took on this device, in the mean.
+
+        `images_per_second`: from an image in memory to its filtered score map, one at a time; None where every call of
+        the network compiled. `seconds_per_image`: by part (`reading` decodes image and mask, `metrics` counts).
         `peak_memory_mib`: of this process so far, data and compilation included; on an accelerator also the device's.
         """
-        rate = round(self._calls / self._seconds, 3) if self._seconds else None
-        found = {"images_per_second": rate, "peak_memory_mib": round(peak_memory() / 2**20)}
+        means = {part: sum(taken) / len(taken) if taken else None for part, taken in self._seconds.items()}
+        network, behind = means["network"], means["filter"]
+        rate = None if network is None or behind is None else round(1 / (network + behind), 3)
+        found: dict[str, Any] = {
+            "images_per_second": rate,
+            "seconds_per_image": {part: None if mean is None else round(mean, 6) for part, mean in means.items()},
+            "peak_memory_mib": round(peak_memory() / 2**20),
+        }
         device = device_peak_memory()
         return found if device is None else {**found, "device_peak_memory_mib": round(device / 2**20)}

@@ -1,7 +1,7 @@
 """The verb `evaluate`: score a labelled split and say how well, every number by its exact name."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from cracks_jax.metrics.curve import Curve
 from cracks_jax.metrics.definitions import METRICS
 from cracks_jax.metrics.tally import LEFT_OUT, Tally, decision_sums, score_sums
 from cracks_jax.metrics.uncertainty import summary
-from cracks_jax.predict import mask_in_geometry
+from cracks_jax.predict import in_geometry, mask_in_geometry, smooth
 from cracks_jax.scoring import Scoring
 
 
@@ -55,16 +55,20 @@ def judge(dataset: Dataset, scorings: Sequence[Scoring], crack_free: str = LEFT_
     images: list[list[dict[str, Any]]] = [[] for _ in scorings]
     watch = Stopwatch()
     for record in tqdm(dataset.records, desc="scoring", unit="image", file=sys.stderr, mininterval=_interval()):
-        image, mask = _pair(record)
-        with watch.call(image.shape):
-            score = scorer(image)
-        mask = mask_in_geometry(mask, scorer.how)
-        of_score = score_sums(score, mask, crack_free)
-        for scoring, tally, listed in zip(scorings, tallies, images, strict=True):
-            threshold = scoring.thresholds.at(score)
-            of_rule = decision_sums(score > threshold, mask, crack_free)
-            tally.add(record.stem, of_score | of_rule)
-            listed.append(_of_image(record.stem, threshold, of_rule["rule"]))
+        with watch.part("reading"):
+            image, mask = _pair(record)
+            image, mask = in_geometry(image, scorer.how), mask_in_geometry(mask, scorer.how)
+        with watch.part("network", image.shape):
+            raw = scorer.raw(image)
+        with watch.part("filter"):
+            score = smooth(raw, scorer.how)
+        thresholds = [scoring.thresholds.at(score) for scoring in scorings]
+        with watch.part("metrics"):
+            of_score = score_sums(score, mask, crack_free)
+            for threshold, tally, listed in zip(thresholds, tallies, images, strict=True):
+                of_rule = decision_sums(score > threshold, mask, crack_free)
+                tally.add(record.stem, of_score | of_rule)
+                listed.append(_of_image(record.stem, threshold, of_rule["rule"]))
     about = {"data": dataset.label, "data_digest": dataset.digest()}
     cost = watch.cost() | size(scorer.method, scorer.how)
     return [
@@ -108,7 +112,7 @@ def table(metrics: dict[str, Any]) -> str:
     lines, intervals = [], metrics.get("intervals", {})
     for name, value in metrics.items():
         if name == "cost":
-            lines += [f"{part:20} {'unknown' if held is None else held}" for part, held in value.items()]
+            lines += [f"{part:20} {'unknown' if held is None else held}" for part, held in _flat(value)]
         elif name in ("intervals", "data_digest") or value == [] or (value is None and name not in intervals):
             continue
         elif name == "thresholds":
@@ -119,6 +123,15 @@ def table(metrics: dict[str, Any]) -> str:
         else:
             lines.append(f"{name:20} {'undefined (0/0)' if value is None else value}")
     return "\n".join(lines)
+
+
+def _flat(cost: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The cost's numbers with their names; what an image takes by part, in milliseconds."""
+    for name, held in cost.items():
+        if isinstance(held, dict):
+            yield from ((f"{part}, ms/image", None if s is None else f"{1000 * s:.1f}") for part, s in held.items())
+        else:
+            yield name, held
 
 
 _PERCENT = ("best_f1", "best_iou", "crack_share")

@@ -270,7 +270,9 @@ def _score(test: Dataset, judges: Sequence[_Judge], out: Path) -> list[dict[str,
     rows = []
     for one in judges:
         for asked, scoring, judged in zip(RULES[one.name], one.rules, judge(test, one.rules), strict=True):
-            rows.append({**judged.metrics, "method": one.name, "asked": asked})
+            # Without what it cost this machine just now: the same again is then the same file.
+            metrics = {name: value for name, value in judged.metrics.items() if name != "cost"}
+            rows.append({**metrics, "method": one.name, "asked": asked})
             calibration = f"{test.name}:train" if one.name == FLOOR and asked != "otsu" else None
             save(out / one.scores / f"{asked.replace(':', '_')}.json", judged, scoring, COMMAND, calibration)
     floor = {row["asked"]: row["f1"] for row in rows if row["method"] == FLOOR}

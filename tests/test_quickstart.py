@@ -36,6 +36,8 @@ TINY = quickstart._Settings(
 )
 FILES = (
     "data/pavement/manifest.json",
+    "report/report.html",
+    "report/report.md",
     "pictures/first_look.png",
     "pictures/overlays.png",
     "pictures/curves.png",
