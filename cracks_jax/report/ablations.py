@@ -23,6 +23,7 @@ _TABLE_2 = ("jumbled", "stripes", "squares")
 
 def ablations(runs: Sequence[FoundRun], found: Sequence[Entry]) -> list[Table]:
     """The tables of which at least one row was trained here and scored."""
+    experiments = {run.run_id: run.experiment for run in runs if run.run_id and run.experiment is not None}
     places: tuple[tuple[str, str, Callable[[Experiment], int | None]], ...] = (
         ("crackseg", "4", lambda one: _variant(one, "table4_")),
         ("crackseg", "5", lambda one: _variant(one, "table5_")),
@@ -31,10 +32,9 @@ def ablations(runs: Sequence[FoundRun], found: Sequence[Entry]) -> list[Table]:
     )
     tables = []
     for paper, number, place in places:
-        experiments = {run.description.get("run_id"): run.experiment for run in runs if run.experiment is not None}
         by_row: dict[int, list[Entry]] = {}
         for entry in found:
-            experiment = experiments.get(entry.row.get("run_id"))
+            experiment = experiments.get(entry.row.get("run_id", ""))
             row = None if experiment is None else place(experiment)
             if row is not None:
                 by_row.setdefault(row, []).append(entry)
@@ -76,7 +76,7 @@ def _cell(entry: Entry, key: str) -> Cell:
 
 
 def _variant(experiment: Experiment, prefix: str) -> int | None:
-    """The row of CrackSeg's Table 4 or 5; ours of another width of reading are no row of it."""
+    """The row of CrackSeg's Table 4 or 5; another reading of Figure 3 is no row of either."""
     method = experiment.method
     rows = [name for name in VARIANTS if name.startswith(prefix)]
     return rows.index(method.variant) if isinstance(method, Segmentation) and method.variant in rows else None
@@ -97,7 +97,8 @@ def _shape(experiment: Experiment) -> int | None:
 def _used(experiment: Experiment) -> set[str] | None:
     """The losses beside MAE; None where it is not UP-CrackNet, or MAE is off."""
     method, weights = experiment.method, experiment.training.loss_weights
-    if not isinstance(method, Restoration) or not weights.get("mae"):
+    # `restoration` multiplies all but the adversarial one.
+    if not isinstance(method, Restoration) or not weights.get("mae") or not weights.get("restoration"):
         return None
     used = {name for name in ("ssim", "msgms", "style", "adversarial") if weights.get(name)}
     return used - {"style"} if method.style_extractor == "none" else used

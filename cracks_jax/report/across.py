@@ -81,6 +81,8 @@ def _printed_across(tests: Sequence[str], metrics: Sequence[str]) -> list[Row]:
         for row in next(iter(by_test.values())).rows:
             cells = [_printed_drop(by_test, str(train), row.name, PAPER_TESTS.get(test, ""), key)
                      for key in metrics for test in tests]  # fmt: skip
+            if all(cell.value is None for cell in cells):
+                continue  # none of these data sets is theirs
             rule = "otsu" if row.name == UPCRACKNET else "as printed"
             head = (Cell(row.name, row.name, f"Ma et al. 2024, Tables {numbers}"),
                     *(Cell(word, word) for word in (str(train), "paper", rule)))  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -72,8 +73,11 @@ def verdict(judge: Judge, record: Record) -> Verdict:
     """Scores one labelled photograph; CracksError where it cannot be read or scored."""
     image, truth = read(record)
     scorer = judge.scoring.scorer
-    score = scorer(image)
-    found = judge.scoring.thresholds.mask(score)
+    experiment = None if judge.run is None else judge.run.experiment
+    # Runs may differ in it, and the last that was opened would decide for all.
+    with jax.default_matmul_precision("highest" if experiment is None else experiment.matmul_precision):
+        score = scorer(image)
+        found = judge.scoring.thresholds.mask(score)
     return Verdict(in_geometry(image, scorer.how), mask_in_geometry(truth, scorer.how), score, found)
 
 

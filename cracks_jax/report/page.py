@@ -7,7 +7,6 @@ the same bytes. How it looks is in `report/templates/`.
 
 import base64
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from cracks_jax.errors import CracksError
+from cracks_jax.report import files
 from cracks_jax.report.model import Cell, Column, Picture, Pictures, Plot, Report, Table
 
 MARKDOWN_ROWS = 24  # of pictures in a Markdown figure; the page shows all
@@ -68,12 +67,11 @@ _RESERVED |= {f"{part}-{palette.name}" for part in ("to", "colours") for palette
 
 def write(report: Report, out: Path) -> tuple[Path, Path]:
     """Writes `report.html`, `report.md` and the figures of the latter into `out`, all of them or none; both paths."""
-    text, files = markdown(report)
-    pages = out / "report.html", out / "report.md"
-    contents = {out / name: data for name, data in files.items()}
-    contents |= {pages[1]: text.encode(), pages[0]: html(report).encode()}
-    _write_all(contents)
-    return pages
+    text, contents = markdown(report)
+    # A name on disk may hold what UTF-8 has no letter for.
+    files.write(out, contents | {name: page.encode(errors="backslashreplace")
+                                 for name, page in (("report.md", text), ("report.html", html(report)))})  # fmt: skip
+    return out / "report.html", out / "report.md"
 
 
 def html(report: Report) -> str:
@@ -105,15 +103,15 @@ def html(report: Report) -> str:
 def markdown(report: Report) -> tuple[str, dict[str, bytes]]:
     """The text, and the files that it shows by their relative paths."""
     figures: list[tuple[Plot | Pictures, Any]] = []
-    files = {}
+    contents = {}
     for anchor, figure in zip(_anchors(f.name for f in report.figures), report.figures, strict=True):
         if isinstance(figure, Plot):
             path = f"figures/{anchor}.svg"
-            files[path] = _lone_svg(figure)
+            contents[path] = _lone_svg(figure)
             figures.append((figure, path))
         else:
             rows, pictures = _thumbnails(figure, anchor)
-            files |= pictures
+            contents |= pictures
             figures.append((figure, rows))
     template = _environment().get_template("report.md.jinja")
     text = template.render(
@@ -123,7 +121,7 @@ def markdown(report: Report) -> tuple[str, dict[str, bytes]]:
         legend=", ".join(f"{word}: {case}" for word, case in zip(PALETTES[0].words, CASES, strict=True)),
         kinds=KINDS,
     )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", files
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", contents
 
 
 # --- what templates are given ---
@@ -312,32 +310,3 @@ def _decoded(data: bytes, flags: int) -> np.ndarray:
     if image is None:
         raise ValueError("a picture of the report is neither PNG nor JPEG")
     return image
-
-
-# --- files ---
-
-
-def _write_all(contents: Mapping[Path, bytes]) -> None:
-    """Every file whole, and none where one cannot be written: all stand beside their places before one is replaced."""
-    beside = {path: path.with_name(path.name + ".tmp") for path in contents}
-    path = next(iter(contents))
-    try:
-        for path, data in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(0, "a folder has its name")
-            beside[path].write_bytes(data)
-        for path, partial in beside.items():
-            os.replace(partial, path)
-    except OSError as error:
-        for partial in beside.values():
-            _forget(partial)
-        what = error.strerror or error
-        raise CracksError(f"{path}: cannot be written ({what}); free space or name another folder by --out") from error
-
-
-def _forget(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass  # what could not be written is not there; its error is on its way

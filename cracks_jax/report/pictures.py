@@ -22,11 +22,12 @@ from cracks_jax.report.judges import Judge, Verdict, read, verdict
 from cracks_jax.report.model import Picture, PictureRow, Pictures
 from cracks_jax.runtime.randomness import device_key
 
-# Bytes of pictures before they become text, which takes a third more: a report stays below 30 MB.
-GRID_BYTES, OTHER_BYTES = 12 * 2**20, 5 * 2**20
+# Bytes of the page for method-grid and for each of the three other figures: a report stays below 30 MB.
+GRID_BYTES, OTHER_BYTES = 15_000_000, 4_000_000
 _LAYERS = {"conv1": "Conv1", "block1": "Block1", "block2": "Block2", "block3": "Block3", "block4": "Block4"}
-# Figures that compute more than a score map show few images, and no larger a part of one than this.
-FEW, FAILURES, _PART = 3, 6, 1024
+# Figures that compute more than a score map show few images, and no larger a part of one than this:
+# with its margin it is one window of detection.
+FEW, FAILURES, _PART = 3, 6, 992
 
 Photo = UInt8[np.ndarray, "h w 3"]
 Watched = Callable[[str, Sequence[Record]], Iterable[Record]]  # shows progress

@@ -7,7 +7,7 @@ from cracks_jax.published import papers
 from cracks_jax.report.entries import FLOOR, UPCRACKNET, Entry, of_place
 from cracks_jax.report.model import Cell, Column, Row, Table
 
-# Conventions to choose from, the first is shown; together they hold every metric once.
+# Conventions to choose from, the first is shown; together they hold every metric.
 CONVENTIONS: dict[str, tuple[str, ...]] = {
     "crack pixels, pooled": ("f1", "iou", "precision", "recall", "accuracy", "miou", "ods", "ap"),
     "means over images": tuple(name for name in METRICS if name.endswith("_image_mean")),
@@ -30,6 +30,7 @@ _COST = {
 # Their data sets by our names, at the size at which the papers score.
 PAPER_TESTS = {"deepcrack:test": "DeepCrack", "crack500:test": "Crack500", "cfd": "CFD", "cfd:without042": "CFD"}
 PAPER_GEOMETRY = "resize256"
+_OPTIMISTIC = ("ods", "ois", "ods_image_mean", "ois_image_mean", "miou_image_mean_best")
 
 
 def results(found: Sequence[Entry]) -> list[Table]:
@@ -43,7 +44,8 @@ def _results(place: tuple[str, str], found: Sequence[Entry]) -> Table:
     groups = [name for name, keys in CONVENTIONS.items() if any(_any(found, key) for key in keys)]
     head = [Column(name) for name in ("method", "trained on", "detection", "rule")]
     keys = [(group, key) for group in groups for key in CONVENTIONS[group] if _any(found, key)]
-    rows = [Row((*who(entry), *(_cell(entry, key) for _, key in keys)), kind(entry)) for entry in found]
+    several = len({entry.digest for entry in found}) > 1
+    rows = [Row((*who(entry, several), *(_cell(entry, key) for _, key in keys)), kind(entry)) for entry in found]
     rows += [Row((*_printed_who(table, row), *(_printed(table, row, key) for _, key in keys)), "paper")
              for table, row in printed]  # fmt: skip
     images = sorted({entry.row["images"] for entry in found})
@@ -68,7 +70,7 @@ def definition(key: str) -> str:
 
 
 def _label(key: str) -> str:
-    return _COST[key][0] if key in _COST else key
+    return _COST[key][0] if key in _COST else f"{key} (optimistic)" if key in _OPTIMISTIC else key
 
 
 def _any(found: Sequence[Entry], key: str) -> bool:
@@ -84,9 +86,12 @@ def kind(entry: Entry) -> str:
     return FLOOR if entry.method == FLOOR else "ours"
 
 
-def who(entry: Entry) -> tuple[Cell, ...]:
-    seeds = [seed for seed in entry.seeds if seed is not None]
-    note = f"seed {', '.join(map(str, seeds))}" if seeds else ""
+def who(entry: Entry, several: bool = False) -> tuple[Cell, ...]:
+    """The head of a row; `several`: other rows are of other images."""
+    seeds = [str(seed) for seed in entry.seeds if seed is not None]
+    notes = [f"seed {', '.join(seeds)}"] if seeds else []
+    notes += [f"images {entry.digest[:8]}"] if several else []
+    note = "; ".join(notes)
     name = f"{FLOOR}: {entry.who}" if entry.method == FLOOR else entry.who
     words = (entry.trained_on or "-", entry.detection, entry.rule)
     return (Cell(name, name, note), *(Cell(word, word) for word in words))
@@ -111,7 +116,7 @@ def spread(entry: Entry, key: str) -> str:
     """The interval over images, or the deviation over seeds."""
     deviation, ends = entry.deviation(key), entry.interval(key)
     if deviation is not None:
-        return f"± {100 * deviation:.1f}, {len(entry.scores)} seeds"
+        return f"± {100 * deviation:.1f}, {len(entry.values(key))} seeds"
     return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
 
 
