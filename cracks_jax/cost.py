@@ -53,8 +53,9 @@ class Stopwatch:
         """Times what runs inside, of one image; of the network's part with the image's shape."""
         began = time.perf_counter()
         yield
+        taken = time.perf_counter() - began
         if shape is None or shape in self._seen:
-            self._seconds[name].append(time.perf_counter() - began)
+            self._seconds[name].append(taken)
         if shape is not None:
             self._seen.add(shape)
 

@@ -130,8 +130,8 @@ def _difference(value: np.ndarray, found: np.ndarray, level: float) -> Differenc
     found = found[~np.isnan(found)]
     if np.isnan(value) or not found.size:
         return Difference(_plain(value), None, None)
-    side = min(np.mean(found <= 0), np.mean(found >= 0))
-    return Difference(float(value), _interval(found, level), float(min(1.0, max(2 * side, 1 / found.size))))
+    side = float(min(np.mean(found <= 0), np.mean(found >= 0)))
+    return Difference(float(value), _interval(found, level), min(1.0, max(2 * side, 1 / found.size)))
 
 
 def over_seeds(found: Sequence[float]) -> tuple[float, float | None]:
