@@ -182,8 +182,8 @@ def robust(records: Path) -> str:
     rows.sort(key=lambda row: -float(row[-1]))
     head = ("scored by, rule", "sound", *map(_words, curves), "mean area")
     told = (
-        f"{record['data']}, {record['images']} images, {record['geometry']}, percent; degradations of seed "
-        f"{record['seed']}; {record['device']['kind']}, jax {record['software']['jax']}, numpy "
+        f"{record['data']}, {record['images']} images{_each(record['every'])}, {record['geometry']}, percent; "
+        f"degradations of seed {record['seed']}; {record['device']['kind']}, jax {record['software']['jax']}, numpy "
         f"{record['software']['numpy']}."
     )
     picture = f"![F1 against severity, a panel for each degradation](pictures/{_DRAWING})"
@@ -201,6 +201,10 @@ def _draw(records: Path, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     # A file of its own has no page to take its colour from.
     write_text(path, drawing.svg.replace("currentColor", "#57606a") + "\n")
+
+
+def _each(every: int) -> str:
+    return "" if every == 1 else f" (one in {every})"
 
 
 def _words(kind: str) -> str:

@@ -44,6 +44,7 @@ class Robustness:
       labelled: training images that fix the floor's threshold.
       geometry: at which all are scored.
       seed: of the degradations.
+      every: 1 for all images of `test`, n for each n-th in the order of their names.
     """
 
     trainings: tuple[Experiment, ...]
@@ -51,6 +52,7 @@ class Robustness:
     labelled: str
     geometry: str = "resize256"
     seed: int = 0
+    every: int = 1
 
     def carry_out(self, runs: Path, out: Path, say: Callable[[str], None]) -> None:
         """Writes out/robustness.json, row by row: started again it goes on."""
@@ -59,6 +61,7 @@ class Robustness:
             keep_records(folder, out / folder.name)
         judges = self._judges(folders)
         dataset = open_dataset(*parse_spec(self.test), need_masks=True)
+        dataset = dataset.subset(dataset.stems[:: self.every])
         record = self._record(out / NAME, dataset)
         for kind, severity in [(NONE, 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]:
             here = [row for row in record["rows"] if (row["kind"], row["severity"]) == (kind, severity)]
@@ -71,7 +74,7 @@ class Robustness:
 
     def _record(self, path: Path, dataset: Dataset) -> dict[str, Any]:
         """The record that is there, if it is of these images, degradations and this geometry; else a new one."""
-        asked = {"study": "robustness", "data": self.test, "data_digest": dataset.digest(), "images": len(dataset),
+        asked = {"study": "robustness", "data": self.test, "data_digest": dataset.digest(), "images": len(dataset), "every": self.every,
                  "geometry": self.geometry, "seed": self.seed}  # fmt: skip
         if path.is_file():
             found = read_json(path)
