@@ -74,8 +74,8 @@ class Robustness:
 
     def _record(self, path: Path, dataset: Dataset) -> dict[str, Any]:
         """The record that is there, if it is of these images, degradations and this geometry; else a new one."""
-        asked = {"study": "robustness", "data": self.test, "data_digest": dataset.digest(), "images": len(dataset), "every": self.every,
-                 "geometry": self.geometry, "seed": self.seed}  # fmt: skip
+        asked = {"study": "robustness", "data": self.test, "data_digest": dataset.digest(), "images": len(dataset),
+                 "every": self.every, "geometry": self.geometry, "seed": self.seed}  # fmt: skip
         if path.is_file():
             found = read_json(path)
             if {name: found.get(name) for name in asked} == asked:

@@ -46,7 +46,7 @@ def wrong_in_score(row: dict[str, Any]) -> str:
     intervals, cost = row.get("intervals", {}), row.get("cost", {})
     if not isinstance(intervals, dict) or not all(map(_ends, intervals.values())):
         return _found("intervals", row, "two ends of each metric")
-    if not isinstance(cost, dict) or not all(map(_number, cost.values())):
+    if not isinstance(cost, dict) or not all(_number(value) or isinstance(value, dict) for value in cost.values()):
         return _found("cost", row, "numbers by name")
     return ""
 
