@@ -25,7 +25,7 @@ from cracks_jax.scores import Score, load
 _PASSED_OVER = {CHECKPOINTS, UNDAMAGED}
 # A run whose last line is younger than this may well be running.
 _FRESH_SECONDS = 600
-_UNREADABLE = (CracksError, LookupError, TypeError, ValueError, RecursionError)
+_UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _places(paths: Sequence[Path], problems: list[str]) -> Iterator[_Place]:
         seen.add(real)
         try:
             with os.scandir(folder) as found:
-                below = sorted(one.name for one in found if one.is_dir() and not _passed_over(one.name))
+                below = sorted(one.name for one in found if not _passed_over(one.name) and os.path.isdir(one.path))
         except OSError as error:
             problems.append(f"{name}: cannot be read ({error.strerror}); left out")
             continue

@@ -6,6 +6,7 @@ from cracks_jax.metrics.definitions import METRICS
 from cracks_jax.published import papers
 from cracks_jax.report.entries import FLOOR, UPCRACKNET, Entry, of_place
 from cracks_jax.report.model import Cell, Column, Row, Table
+from cracks_jax.report.sound import is_number
 
 # Conventions to choose from, the first is shown; together they hold every metric.
 CONVENTIONS: dict[str, tuple[str, ...]] = {
@@ -79,7 +80,10 @@ def _any(found: Sequence[Entry], key: str) -> bool:
 
 
 def _number(entry: Entry, key: str) -> float | None:
-    return entry.row.get("cost", {}).get(key) if key in _COST else entry.value(key)
+    if key not in _COST:
+        return entry.value(key)
+    value = entry.row.get("cost", {}).get(key)
+    return value if is_number(value) else None
 
 
 def kind(entry: Entry) -> str:

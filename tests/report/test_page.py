@@ -152,7 +152,7 @@ def test_same_report_same_bytes(tmp_path):
     for name in ("a", "b"):
         page.write(sample.report(), tmp_path / name)
     files = [{p.relative_to(tmp_path / n): p.read_bytes() for p in _files(tmp_path / n)} for n in ("a", "b")]
-    assert files[0] == files[1] and len(files[0]) == 2 + 2 + 8 + 2
+    assert files[0] == files[1] and len(files[0]) == 2 + 2 + 8 + 2 + 1, "and the list of the figures"
 
 
 def _files(folder: Path) -> list[Path]:
