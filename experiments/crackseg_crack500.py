@@ -59,9 +59,9 @@ def _member(form: str, version: int, pretrained: str | None) -> Experiment:
     if form == "paper":
         return paper
     if form == "cpu":
-        # A twentieth of the steps: three times the rate, and a batch-norm decay whose time constant is 100 steps.
+        # A thirtieth of the steps: three times the rate, and a batch-norm decay whose time constant is 100 steps.
         method = dataclasses.replace(method, bn_momentum=0.99)
-        short = _short(paper, method, crop=160, batch=6, steps=600, validate_every=200)
+        short = _short(paper, method, crop=160, batch=6, steps=400, validate_every=200)
         return dataclasses.replace(short, training=dataclasses.replace(short.training, learning_rate=3e-4))
     method = dataclasses.replace(method, bn_momentum=0.9, narrow=8)
     smoke = _short(paper, method, crop=64, batch=2, steps=2, validate_every=2)

@@ -17,7 +17,7 @@ from pathlib import Path
 from cracks_jax.experiment import Experiment, load_members
 from cracks_jax.study import Study
 
-# Lengths, rates and windows are Crack500's, which is most of the images.
+# Rates and windows are Crack500's, which is most of the images; the small form is as long as DeepCrack's.
 LIKE = Path(__file__).with_name("crackseg_crack500.py")
 
 
@@ -34,4 +34,5 @@ def study(form: str) -> Study:
 
 def _of_both(member: Experiment) -> Experiment:
     data = member.data if member.form == "smoke" else dataclasses.replace(member.data, name="deepcrack+crack500")
-    return dataclasses.replace(member, name="crackseg_multisource", data=data)
+    training = dataclasses.replace(member.training, steps=600) if member.form == "cpu" else member.training
+    return dataclasses.replace(member, name="crackseg_multisource", data=data, training=training)

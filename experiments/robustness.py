@@ -1,7 +1,7 @@
 """F1 against how bad a photograph is: shadow, stain, exposure, motion blur, noise at five severities, DeepCrack test.
 
   python tools/study.py carry-out experiments/robustness.py       # paper forms, hours on a GPU
-  python tools/study.py carry-out experiments/robustness.py:cpu   # two cores, each third image, an hour with trainings
+  python tools/study.py carry-out experiments/robustness.py:cpu   # two cores, each fourth image, an hour with trainings
 
 Both methods and the floor, with thresholds fixed on sound images, at 256x256 (the papers' size) after degrading the
 photograph at its own. Degradations are a function of the photograph's name and a seed (see data/degradations.py); their
@@ -21,5 +21,5 @@ HERE = Path(__file__).parent
 def study(form: str) -> Robustness:
     crackseg = load_members(HERE / "crackseg_deepcrack.py", form)["imagenet_v2"]
     upcracknet = load_members(HERE / "upcracknet_deepcrack.py", form)["masks"]
-    every = 1 if form == "paper" else 3
+    every = 1 if form == "paper" else 4
     return Robustness((crackseg, upcracknet), test="deepcrack:test", labelled="deepcrack:train", every=every)
