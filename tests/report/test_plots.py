@@ -35,7 +35,7 @@ def texts(svg: str) -> list[str]:
 
 
 def lines(svg: str) -> list[tuple[str, str]]:
-    """(colour, path) of each line in a colour: what is grey is the grid or equal F1, what has no clip is the legend's."""
+    """(colour, path) of each line in a colour: grey is the grid or equal F1, what has no clip is the legend's."""
     found = []
     for group in drawn(svg).iter(f"{SVG}g"):
         if group.get("id", "").startswith("legend"):
