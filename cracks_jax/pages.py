@@ -18,6 +18,7 @@ from cracks_jax.report.model import Table
 from cracks_jax.report.plots import lines
 from cracks_jax.report.results import papers_of, percent, printed_value, spread
 from cracks_jax.runtime.records import read_json, write_text
+from cracks_jax.study import FLOOR as FLOOR_METHOD
 from cracks_jax.study import QUANTILES
 
 _MARKED = re.compile(r"<!-- (?P<name>[a-z]+): begin -->.*?<!-- (?P=name): end -->", re.DOTALL)
@@ -178,7 +179,7 @@ def robust(records: Path) -> str:
     for name in dict.fromkeys(name for found in curves.values() for name in found):
         areas = [robustness.area(found[name]) for found in curves.values()]
         sound = next(iter(curves.values()))[name][0]
-        rows.append((name, percent(sound), *(percent(one) for one in areas), percent(sum(areas) / len(areas))))
+        rows.append((_called(name), percent(sound), *(percent(one) for one in areas), percent(sum(areas) / len(areas))))
     rows.sort(key=lambda row: -float(row[-1]))
     head = ("scored by, rule", "sound", *map(_words, curves), "mean area")
     told = (
@@ -194,13 +195,17 @@ def _draw(records: Path, path: Path) -> None:
     """F1 against severity, a panel for each kind."""
     record = read_json(records / robustness.NAME)
     panels = {
-        _words(kind): {name: [(float(at), 100 * f1) for at, f1 in enumerate(line)] for name, line in found.items()}
-        for kind, found in robustness.curves(record).items()
+        _words(kind): {_called(name): [(float(at), 100 * f1) for at, f1 in enumerate(line)] for name, line in by.items()}
+        for kind, by in robustness.curves(record).items()
     }
     drawing = lines(panels, "robustness", "robustness", "F1 in percent against severity; 0 is sound.", "severity")
     path.parent.mkdir(exist_ok=True)
     # A file of its own has no page to take its colour from.
     write_text(path, drawing.svg.replace("currentColor", "#57606a") + "\n")
+
+
+def _called(judge: str) -> str:
+    return judge.replace(FLOOR_METHOD, FLOOR)
 
 
 def _each(every: int) -> str:
