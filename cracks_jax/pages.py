@@ -195,7 +195,7 @@ def _draw(records: Path, path: Path) -> None:
     """F1 against severity, a panel for each kind."""
     record = read_json(records / robustness.NAME)
     panels = {
-        _words(kind): {_called(name): [(float(at), 100 * f1) for at, f1 in enumerate(line)] for name, line in by.items()}
+        _words(kind): {_called(name): [(at, 100 * f1) for at, f1 in enumerate(f1s)] for name, f1s in by.items()}
         for kind, by in robustness.curves(record).items()
     }
     drawing = lines(panels, "robustness", "robustness", "F1 in percent against severity; 0 is sound.", "severity")
