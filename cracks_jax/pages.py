@@ -195,13 +195,18 @@ def _draw(records: Path, path: Path) -> None:
     """F1 against severity, a panel for each kind."""
     record = read_json(records / robustness.NAME)
     panels = {
-        _words(kind): {_called(name): [(at, 100 * f1) for at, f1 in enumerate(f1s)] for name, f1s in by.items()}
+        _words(kind): {_called(name): _line(f1s) for name, f1s in by.items()}
         for kind, by in robustness.curves(record).items()
     }
     drawing = lines(panels, "robustness", "robustness", "F1 in percent against severity; 0 is sound.", "severity")
     path.parent.mkdir(exist_ok=True)
     # A file of its own has no page to take its colour from.
     write_text(path, drawing.svg.replace("currentColor", "#57606a") + "\n")
+
+
+def _line(f1s: Sequence[float]) -> list[tuple[float, float]]:
+    """(severity, F1 in percent)."""
+    return [(float(severity), 100 * f1) for severity, f1 in enumerate(f1s)]
 
 
 def _called(judge: str) -> str:
