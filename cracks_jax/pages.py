@@ -16,7 +16,7 @@ from cracks_jax.report.entries import FLOOR, Entry, entries, of_place, trained_o
 from cracks_jax.report.gather import FoundRun, gather
 from cracks_jax.report.model import Table
 from cracks_jax.report.plots import lines
-from cracks_jax.report.results import papers_of, percent, printed_value, spread
+from cracks_jax.report.results import PAPER_GEOMETRY, papers_of, percent, printed_value, spread
 from cracks_jax.runtime.records import read_json, write_text
 from cracks_jax.study import FLOOR as FLOOR_METHOD
 from cracks_jax.study import QUANTILES
@@ -73,10 +73,10 @@ def drawn(records: Path) -> str:
 
 
 def short(records: Path) -> str:
-    """Trained on one data set, tested on another: F1 at native size by the default rules."""
+    """Trained on one data set, tested on another: F1 at the papers' 256x256 by the default rules."""
     found = [entry for entry in entries(gather([records])) if (entry.detection, entry.rule) in _SHORT]
     chosen = [entry for entry in found if entry.rule != "validation" or entry.method == FLOOR]
-    return "\n\n".join(_matrix(table) for table in across(chosen) if table.name == "across-native")
+    return "\n\n".join(_matrix(table) for table in across(chosen) if table.name == f"across-{PAPER_GEOMETRY}")
 
 
 # --------------------------------------------------------------------------------------- experiments/README.md

@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,23 @@ class Study:
       tests: labelled data, NAME[:SPLIT], none of it trained on by all.
       floors: where the floor's thresholds come from: labelled training images -> the training whose undamaged windows
         give the quantile (None: no quantile).
+      geometries: at which all are scored.
     """
 
     trainings: tuple[Experiment, ...]
     tests: tuple[str, ...]
     floors: dict[str, Experiment | None]
+    geometries: tuple[str, ...] = GEOMETRIES
 
     def carry_out(self, runs: Path, out: Path, say: Say) -> None:
         """Trains into `runs` and writes records into `out`: a folder for each training, and one for the floor."""
         for experiment in self.trainings:
             run = trained(experiment, runs, say)
             keep_records(run, out / run.name)
-            score_run(run, self.tests, out / run.name / SCORES, say)
+            score_run(run, self.tests, out / run.name / SCORES, say, geometries=self.geometries)
         for labelled, windows in self.floors.items():
             folder = None if windows is None else trained(windows, runs, say)
-            score_floor(labelled, folder, self.tests, out / "floor", say)
+            score_floor(labelled, folder, self.tests, out / "floor", say, self.geometries)
 
 
 def load_study(spec: str) -> Any:
@@ -95,8 +97,11 @@ def keep_records(run: Path, folder: Path) -> None:
         shutil.copyfile(run / name, folder / name)
 
 
-def score_run(run: Path, data: tuple[str, ...] | list[str], out: Path, say: Say, labelled: str | None = None) -> None:
-    """The run under its rules in both geometries; UP-CrackNet also by preset hidden, the paper's and the authors'.
+def score_run(
+    run: Path, data: Sequence[str], out: Path, say: Say, labelled: str | None = None,
+    geometries: Sequence[str] = GEOMETRIES,
+) -> None:  # fmt: skip
+    """The run under its rules in each geometry; UP-CrackNet also by preset hidden, the paper's and the authors'.
 
     The labelled threshold comes from the photographs that the run held out, or from `labelled`; a run on pictures
     without masks has none of its own, and then none is scored.
@@ -107,7 +112,7 @@ def score_run(run: Path, data: tuple[str, ...] | list[str], out: Path, say: Say,
     own = labelled is None and _has_labels(opened)
     for spec in data:
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
-        for geometry, preset in itertools.product(GEOMETRIES, (None, "hidden") if unsupervised else (None,)):
+        for geometry, preset in itertools.product(geometries, (None, "hidden") if unsupervised else (None,)):
             request = Request(run=run, preset=preset, geometry=geometry)
             _rows(request, (*rules, "validation") if own else rules, dataset, spec, out, say)
             if labelled is not None:
@@ -124,10 +129,11 @@ def _has_labels(run: Run) -> bool:
 
 
 def score_floor(
-    labelled: str, undamaged: Path | None, data: tuple[str, ...] | list[str], out: Path, say: Say
-) -> None:
+    labelled: str, undamaged: Path | None, data: Sequence[str], out: Path, say: Say,
+    geometries: Sequence[str] = GEOMETRIES,
+) -> None:  # fmt: skip
     """The floor by Otsu, by the best threshold on labelled training images, and by a run's undamaged windows."""
-    for spec, geometry in itertools.product(data, GEOMETRIES):
+    for spec, geometry in itertools.product(data, geometries):
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
         request = Request(method=FLOOR, geometry=geometry)
         _rows(request, ("otsu",), dataset, spec, out, say)
