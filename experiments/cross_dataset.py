@@ -6,8 +6,8 @@
 
 Trained on DeepCrack and on Crack500, each run is tested on both and, unseen, on CFD (without image 042, whose mask is
 wrong). The floor has no training; its thresholds come from the same training images. Every rule was fixed beforehand.
- Results: README.md here. The paper prints F1 49.9 on CFD and 75.8 on DeepCrack for UP-CrackNet trained
-on Crack500, 46.8 and 57.0 on CFD and Crack500 trained on DeepCrack (at 256x256, per-image Otsu).
+Results: README.md here. The paper prints F1 49.9 on CFD and 75.8 on DeepCrack for UP-CrackNet trained on Crack500, 46.8
+and 57.0 on CFD and Crack500 trained on DeepCrack (at 256x256, per-image Otsu).
 """
 
 from pathlib import Path
