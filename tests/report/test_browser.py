@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cracks_jax.report import page as report_page
-from cracks_jax.report.model import Picture, PictureRow, Pictures
+from cracks_jax.report.model import Cell, Picture, PictureRow, Pictures
 from tests.report import sample
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -239,6 +239,32 @@ def test_phone_scrolls_only_tables(opened):
     svg.click()
     box = page.locator("#viewer").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 375
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_name_of_any_length_breaks_no_layout(opened, tmp_path, width):
+    """A run's folder may be called by 250 letters without a space: it wraps wherever it stands."""
+    name = "upcracknet" * 25
+    report = sample.report()
+    table, grid = report.tables[0], report.figures[2]
+    row = dataclasses.replace(table.rows[0], cells=(Cell(name, name, name), *table.rows[0].cells[1:]))
+    picture_row = dataclasses.replace(grid.rows[0], label=name, note=name)
+    long = dataclasses.replace(
+        report,
+        problems=(f"{name}: not finished",),
+        runs=(dataclasses.replace(report.runs[0], name=name), report.runs[1]),
+        tables=(dataclasses.replace(table, rows=(row, *table.rows[1:])),),
+        figures=(dataclasses.replace(grid, title=name, columns=(*grid.columns[:2], name), rows=(picture_row,)),),
+    )
+    page = opened(report_page.write(long, tmp_path)[0].as_uri(), width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    first = page.locator("tbody th").filter(has_text=name).first
+    assert first.evaluate("cell => cell.clientWidth") <= 400, "the name does not push its numbers out of sight"
+    beyond = page.evaluate(
+        "[...document.querySelectorAll('figcaption, .row-head, h3, nav a, .problems li, dd, tbody th')].filter(one =>"
+        " one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== 'inline').length"
+    )
+    assert beyond == 0
 
 
 CONTRASTS = """selectors => {
