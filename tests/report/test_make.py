@@ -22,7 +22,7 @@ from tests.tiny import quick_compile, short_trunk  # noqa: F401
 from tests.tiny_runs import command, contents, pavements, runs
 
 # Two trainings come before the first test: on a busy machine they take more than a test may.
-pytestmark = [pytest.mark.usefixtures("quick_compile", "short_trunk"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("quick_compile", "short_trunk"), pytest.mark.timeout(1500)]
 COLOURS = {"tp": (0, 255, 0), "fp": (0, 0, 255), "fn": (255, 0, 0)}
 EVERY = {"curves", "pr", "method-grid", "restoration", "feature-maps", "failures"}
 
