@@ -286,14 +286,15 @@ def parser() -> argparse.ArgumentParser:
                         "memory alone (default: 2**20 pixels, halved where memory does not suffice)")  # fmt: skip
 
     report = _verb(verbs, "report", _report, "run directories and records -> one HTML page, Markdown and figures",
-                   "cracks-jax report quickstart/runs --data quickstart/data/pavement:test --out report")  # fmt: skip
+                   "cracks-jax report quickstart/runs quickstart/floor --data quickstart/data/pavement:test "
+                   "--out report")  # fmt: skip
     report.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_DIR",
-                        help="run directories, folders that hold some, or records of `evaluate --out`")  # fmt: skip
+                        help="run directories, or folders that hold some or records of `evaluate --out`")  # fmt: skip
     report.add_argument("--out", type=Path, required=True, metavar="DIR", help="report.html, report.md and figures/")
     report.add_argument("--data", metavar="NAME_OR_PATH[:SPLIT]",
                         help="labelled images for pictures (default: none, from records alone)")  # fmt: skip
     report.add_argument("--images", nargs="+", default=[], metavar="STEM", help="which of them (default: the first)")
-    report.add_argument("--limit", type=int, default=12, metavar="N", help="how many of them (default 12)")
+    report.add_argument("--limit", type=int, default=12, metavar="N", help="how many in method-grid (default 12)")
     report.add_argument("--preset", metavar="NAME",
                         help="UP-CrackNet's detection in pictures: default, hidden, paper or authors (default: the "
                         "run's own)")  # fmt: skip

@@ -122,6 +122,8 @@ def table(metrics: dict[str, Any]) -> str:
             lines.append(f"{name:20} {_percent(value)}{_between(intervals.get(name))}{note}")
         else:
             lines.append(f"{name:20} {'undefined (0/0)' if value is None else value}")
+    if intervals:
+        lines.append(f"(low to high): the 95 % interval over {metrics.get('resamples')} resamples of the images")
     return "\n".join(lines)
 
 

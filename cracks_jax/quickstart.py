@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from cracks_jax import figures
@@ -35,6 +36,7 @@ from cracks_jax.methods.floor import BackgroundDifference
 from cracks_jax.methods.presets import DETECTION_PRESETS, preset_of
 from cracks_jax.methods.restoration import LOSS_WEIGHTS, Restoration
 from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.metrics.uncertainty import compare_counts
 from cracks_jax.postprocess.thresholds import parse_rule
 from cracks_jax.predict import Scorer
 from cracks_jax.report.make import Shown, report
@@ -55,10 +57,13 @@ RULES = {
 }
 # Argmax was learned from labels, so the floor it must clear is the one whose threshold came from labels too.
 FLOOR_RULE = {ARGMAX: "validation"}
+COUNTS = ("tp", "fp", "fn", "tn")
 METRIC_NAMES = ("f1", "iou", "precision", "recall")
 # What the report shows: figures that compile no program of their own.
 REPORTED = ("curves", "pr", "method-grid", "failures")
 COMMAND = "cracks-jax quickstart"
+# What fixes the floor's threshold: the pictures that the two trainings held out.
+_CALIBRATED_BY = {UNDAMAGED_RULE: "runs/upcracknet/undamaged", "validation": "pavement:train, held out"}
 
 
 @dataclass(frozen=True)
@@ -267,18 +272,23 @@ def _judges(up_run: Path, seg_run: Path, held_out: Dataset) -> list[_Judge]:
 
 def _score(test: Dataset, judges: Sequence[_Judge], out: Path) -> list[dict[str, Any]]:
     """One row per method and rule, each beside the floor under the rule that compares; all are kept as records."""
-    rows = []
+    rows, counts = [], {}
     for one in judges:
         for asked, scoring, judged in zip(RULES[one.name], one.rules, judge(test, one.rules), strict=True):
             # Without what it cost this machine just now: the same again is then the same file.
             metrics = {name: value for name, value in judged.metrics.items() if name != "cost"}
             rows.append({**metrics, "method": one.name, "asked": asked})
-            calibration = f"{test.name}:train" if one.name == FLOOR and asked != "otsu" else None
+            counts[one.name, asked] = np.array([[image[name] for name in COUNTS] for image in judged.images], float)
+            calibration = _CALIBRATED_BY.get(asked) if one.name == FLOOR else None
             save(out / one.scores / f"{asked.replace(':', '_')}.json", judged, scoring, COMMAND, calibration)
     floor = {row["asked"]: row["f1"] for row in rows if row["method"] == FLOOR}
     for row in rows:
         row["floor_rule"] = FLOOR_RULE.get(row["asked"], row["asked"])
         row["f1_above_floor"] = row["f1"] - floor[row["floor_rule"]] if row["method"] != FLOOR else None
+        if row["method"] != FLOOR:
+            pair = counts[row["method"], row["asked"]], counts[FLOOR, row["floor_rule"]]
+            found = compare_counts("f1", test.stems, *pair)
+            row["f1_above_floor_interval"], row["f1_above_floor_p"] = found.interval, found.p
     return rows
 
 
@@ -373,8 +383,9 @@ def _stands(row: dict[str, Any]) -> str:
     difference = row["f1_above_floor"]
     if difference is None:
         return "is the floor"
-    points = abs(100 * difference)
-    return f"{points:.1f} points {'above' if difference > 0 else 'below'} the floor by {_rule_name(row['floor_rule'])}"
+    points, ends = abs(100 * difference), row.get("f1_above_floor_interval")
+    where = f"{points:.1f} points {'above' if difference > 0 else 'below'} the floor by {_rule_name(row['floor_rule'])}"
+    return where if ends is None else f"{where} ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
 
 
 def _rule_name(rule: str) -> str:
@@ -392,7 +403,7 @@ def _notes(test: Dataset, held_out: Dataset, up_run: Path, how: _Settings) -> st
     software = ", ".join(f"{name} {around['software'][name]}" for name in ("cracks-jax", "python", "jax", "flax"))
     lines = (
         f"Percent of crack pixels, pooled over {len(test)} test pictures of {how.side}x{how.side}, native size; "
-        "points are differences of F1.",
+        "points are differences of F1, in brackets the 95 % interval over the pictures: with zero inside, not sure.",
         f"Thresholds: `{_rule_name(UNDAMAGED_RULE)}` is that quantile of the score on {len(kept[1])} undamaged "
         "pictures, without any label;",
         f"`labelled pictures` is the best F1 on {len(held_out)} labelled pictures that no method was trained on; "

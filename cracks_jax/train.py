@@ -113,6 +113,7 @@ def _train(
     if stop_asked() and start < training.steps:
         raise Stopped(f"stopped before step {start + 1} of {folder}; run the same command again to go on")
 
+    say("compiling the first step: a minute or so, longer on a busy machine; once for each program")
     with (
         closing(checkpoints),  # whatever ends the loop, a save under way is committed
         _input(experiment, data, start) as stream,

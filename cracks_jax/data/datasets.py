@@ -75,7 +75,7 @@ class Dataset:
         wanted = set(stems)
         missing = sorted(wanted - set(self.stems))
         if missing:
-            raise UsageError(f"{self.label}: no record is called {_first(missing)}")
+            raise UsageError(f"{self.label}: no image is called {_first(missing)}")
         kept = tuple(record for record in self.records if record.stem in wanted)
         return replace(self, records=kept, split=self.split if split is None else split)
 

@@ -48,7 +48,7 @@ def _table(table: papers.Table, by_row: dict[int, list[Entry]]) -> Table:
     rows = []
     for place, printed in enumerate(table.rows):
         values = [table.value(printed, key) for key in keys]
-        name = Cell(f"{place + 1}. {printed.name}", place)
+        name = Cell(f"{place + 1}. {printed.name}", f"{place:02}")
         head = (name, Cell("printed"), Cell(table.train or "-"), Cell(table.test))
         rows.append(Row((*head, *(Cell(f"{value:.1f}", value / 100) for value in values)), "paper"))
         rows += [_ours(place, printed.name, entry, keys) for entry in by_row.get(place, [])]
@@ -65,8 +65,8 @@ def _ours(place: int, name: str, entry: Entry, keys: Sequence[str]) -> Row:
     where = f"{entry.data}, {entry.geometry}, {entry.rule}"
     detection = "" if entry.detection == "default" else f"detection {entry.detection}"
     cells = [_cell(entry, key) for key in keys]
-    head = (Cell(f"{place + 1}. {name}", place), Cell(entry.who, entry.who, detection), Cell(entry.trained_on or "-"),
-            Cell(where))  # fmt: skip
+    row = Cell(f"{place + 1}. {name}", f"{place:02}")
+    head = (row, Cell(entry.who, entry.who, detection), Cell(entry.trained_on or "-"), Cell(where))
     return Row((*head, *cells))
 
 

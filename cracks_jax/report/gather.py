@@ -139,6 +139,8 @@ def gather(paths: Sequence[Path]) -> Found:
       CracksError: a path is not there, or nothing at all was found under them.
     """
     for path in paths:
+        if path.is_file():
+            raise CracksError(f"{path}: is a file; name the folder that holds it, {path.parent}")
         if not path.is_dir():
             raise CracksError(f"{path}: there is no such folder; name run directories, or folders that hold some")
     problems: list[str] = []

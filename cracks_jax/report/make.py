@@ -55,6 +55,9 @@ class Shown:
             raise UsageError(f"--limit {self.limit}: expected at least 1 image")
         if self.preset not in (None, *DETECTION_PRESETS):
             raise UsageError(f"--preset {self.preset}: expected one of {', '.join(DETECTION_PRESETS)}")
+        of_images = [name for name in self.figures if name not in _FROM_RECORDS]
+        if self.dataset is None and of_images and tuple(self.figures) != FIGURES:
+            raise UsageError(f"--figures {of_images[0]}: is drawn from images; name labelled ones with --data")
         if self.dataset is None and (self.images or self.preset):
             raise UsageError("--images and --preset choose pictures; name the images' data set with --data")
         if self.images:
@@ -102,7 +105,8 @@ def _lead(found: Found, shown: Shown) -> str:
     images = "" if shown.dataset is None else f" Pictures are of {shown.dataset.label}."
     return (
         f"{runs} and {scores}, from their records on disk.{images} Numbers are percent and of the crack class, pooled "
-        "over pixels, unless their name says otherwise; each column's ? tells what it is."
+        "over pixels, unless their name says otherwise; what a metric is stands under Definitions. In commands the name "
+        "of a run or a data set stands for wherever it lies on your machine."
     )
 
 
@@ -126,7 +130,10 @@ def _from_images(found: Found, scored: Sequence[Entry], shown: Shown, problems: 
     )
     for name, make in of_images:
         if name in shown.figures:
-            yield from make()
+            made = list(make())
+            if not made and tuple(shown.figures) != FIGURES:
+                problems.append(f"{name}: none of the runs that are at hand with a checkpoint has one")
+            yield from made
 
 
 def _failures(

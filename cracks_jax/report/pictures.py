@@ -67,7 +67,7 @@ def method_grid(judges: Sequence[Judge], records: Sequence[Record], watched: Wat
     """Images in rows, everyone's answer side by side (CrackSeg Figures 5, 6, 8; UP-CrackNet Figures 2, 3)."""
     rows = (_grid_row(judges, record) for record in watched("method-grid", records))
     columns = ["photograph", "labelled", *(f"{judge.name} ({judge.scoring.thresholds.rule})" for judge in judges)]
-    caption = "Each method by its own rule; below the image's name everyone's F1 on it alone."
+    caption = "Each method by its own rule; beside the image's name everyone's F1 on it alone."
     return _figure("method-grid", columns, caption, Budget(GRID_BYTES, len(records)), rows)
 
 

@@ -87,8 +87,8 @@ class Checkpoints:
                 raise KeyboardInterrupt from error
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CracksError(
-                f"{folder}: the checkpoint cannot be read ({first[:200]}); delete that folder to go on from an earlier "
-                "one"
+                f"{folder}: the checkpoint cannot be read ({first[:200]}); where its training is under way, try again; "
+                "else delete that folder to go on from an earlier one"
             ) from error
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
         except Exception as error:
             raise CracksError(
                 f"{self.folder / str(step)}: the checkpoint's description cannot be read ({type(error).__name__}); "
-                "delete that folder to go on from an earlier one"
+                "where its training is under way, try again; else delete that folder to go on from an earlier one"
             ) from error
         wanted = _flat(like)
         for path in sorted(set(saved) | set(wanted)):

@@ -271,7 +271,7 @@ def test_the_digest_follows_contents_and_names_but_not_the_place(home):
 def test_a_subset_keeps_order_and_refuses_strangers(home):
     data = open_dataset(str(generic(home / "one", "abcd")))
     assert data.subset(["d", "b"]).stems == ("b", "d")
-    with pytest.raises(UsageError, match="no record is called x, y"):
+    with pytest.raises(UsageError, match="no image is called x, y"):
         data.subset(["a", "y", "x"])
 
 

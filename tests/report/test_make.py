@@ -172,8 +172,8 @@ def test_figures_are_chosen_by_name_and_a_preset_changes_how_restoration_judges(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--data", "DATA", "--images", "nobody"), 2, "no record is called nobody"),
-        (("--data", "DATA", "--images", "nobody", "--figures", "curves"), 2, "no record is called nobody"),
+        (("--data", "DATA", "--images", "nobody"), 2, "no image is called nobody"),
+        (("--data", "DATA", "--images", "nobody", "--figures", "curves"), 2, "no image is called nobody"),
         (("--figures", "portraits"), 2, "expected some of curves, pr, method-grid"),
         (("--limit", "0"), 2, "expected at least 1 image"),
         (("--images", "0000"), 2, "name the images' data set with --data"),
@@ -199,11 +199,15 @@ def test_runs_that_cannot_judge_are_told_and_the_others_shown(trained, tmp_path)
     shutil.copytree(trained / "restoration", folder / "broken")
     shutil.rmtree(folder / "broken" / "undamaged")
     shutil.copytree(trained / "segmentation", folder / "whole")
+    shutil.copytree(trained / "segmentation", folder / "headless")
+    for checkpoint in (path for path in (folder / "headless" / "checkpoints").iterdir() if path.name.isdecimal()):
+        checkpoint.rename(checkpoint.with_name(f"9{checkpoint.name}"))
     words = ("--figures", "method-grid", "failures", "--limit", "1")
     command("report", folder, "--data", data(), "--out", tmp_path / "out", *words).ok()
     text = (tmp_path / "out" / "report.md").read_text()
     assert "- unfinished: no checkpoint is at hand, so no picture shows it" in text
     assert "- broken: cannot be shown in pictures: --rule undamaged needs undamaged windows" in text
+    assert "- headless: cannot be shown in pictures: headless/checkpoints/" in text
     assert "whole (value:0.5)" in text and "broken (" not in text and str(tmp_path) not in text
 
 
