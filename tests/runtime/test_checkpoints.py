@@ -114,7 +114,7 @@ def test_a_checkpoint_without_description_or_files_is_said(checkpoints, damage):
     else:
         shutil.rmtree(folder)
         folder.mkdir()
-    with pytest.raises(CracksError, match="2: the checkpoint.* cannot be read .*; delete that folder to go on"):
+    with pytest.raises(CracksError, match="2: the checkpoint.* cannot be read .*; else delete that folder to go on"):
         Checkpoints(checkpoints.folder).restore(2, _state())
 
 
