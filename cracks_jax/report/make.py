@@ -105,8 +105,8 @@ def _lead(found: Found, shown: Shown) -> str:
     images = "" if shown.dataset is None else f" Pictures are of {shown.dataset.label}."
     return (
         f"{runs} and {scores}, from their records on disk.{images} Numbers are percent and of the crack class, pooled "
-        "over pixels, unless their name says otherwise; what a metric is stands under Definitions. In commands, names of "
-        "runs and data sets stand for wherever they lie on your machine."
+        "over pixels, unless their name says otherwise; what a metric is stands under Definitions. In commands, names "
+        "of runs and data sets stand for wherever they lie on your machine."
     )
 
 
