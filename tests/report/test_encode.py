@@ -71,9 +71,10 @@ def test_colours_are_pure_and_at_full_size_every_pixel_has_its_case(rng):
 
 
 def test_a_crack_that_is_half_found_is_shown_whole_when_it_is_shrunk():
-    """Two halves of a line along it, each too thin to be seen alone."""
+    """A line of found, false and missed pixels in turn, each case too little to be seen alone."""
     truth, found = np.zeros((120, 600), bool), np.zeros((120, 600), bool)
-    truth[59], found[59, ::2] = True, True
+    truth[59, ::3], truth[59, 2::3] = True, True
+    found[59, ::3], found[59, 1::3] = True, True
     shown = decoded(Scale(60, 80).answer(found, truth, "", "").image)
     assert (shown[..., 3].max(0) == 255).all()
 
@@ -105,10 +106,12 @@ def test_the_ladder_goes_down_in_size_and_quality():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100, 1000])
-def test_rows_of_any_size_stay_within_the_budget(rows, rng):
-    """Rows that differ tenfold, the same after the same: what is taken is counted by hand."""
+@pytest.mark.parametrize("late", [False, True], ids=["mixed", "heavy-last"])
+def test_rows_of_any_size_stay_within_the_budget(rows, late, rng):
+    """Rows that differ tenfold, in any order or the heavy ones last: what is taken is counted by hand."""
     total, sides = 40_000 * rows, []
-    budget, weights = Budget(total, rows), rng.uniform(0.2, 2, rows)
+    weights = np.repeat([0.8, 5], (rows // 2, rows - rows // 2)) if late else rng.uniform(0.2, 2, rows)
+    budget = Budget(total, rows)
     taken = 0
     for weight in weights:
         def make(scale: Scale, weight: float = weight):
