@@ -111,7 +111,7 @@ def test_each_variant_of_crackseg_stands_in_its_row(tmp_path, number):
     by_id = {run.run_id: run.experiment.method.variant for run in found.runs}
     shown = {row.cells[1].text: row.cells[0].value for row in table.rows if row.kind == "ours"}
     for entry in entries:
-        assert variants[shown[entry.who]] == by_id[entry.row["run_id"]]
+        assert variants[int(shown[entry.who])] == by_id[entry.row["run_id"]]
 
 
 def _trained_with(losses, corruption="squares", **weights):

@@ -9,7 +9,7 @@ import pytest
 
 from cracks_jax.errors import CracksError
 from cracks_jax.report.gather import gather
-from cracks_jax.report.make import Shown, report
+from cracks_jax.report.make import report
 from tests.report import made
 from tests.tiny_runs import command
 
@@ -34,7 +34,7 @@ def age(path, seconds: float = HOUR) -> None:
 def reported(folder) -> tuple[str, list[str]]:
     """report.md of a folder, which must be made, and the problems in it; no file names a folder of this machine."""
     out = folder.parent / "out"
-    assert command("report", folder, "--out", out, "--figures", "failures").ok().out == f"{out / 'report.html'}\n"
+    assert command("report", folder, "--out", out).ok().out == f"{out / 'report.html'}\n"
     for path in (path for path in out.rglob("*") if path.is_file()):
         assert str(folder.parent) not in path.read_text(), path
     text = (out / "report.md").read_text()
@@ -170,6 +170,7 @@ def _places(tree, path=()):
 def test_no_value_of_another_kind_stops_a_report(folder, file, monkeypatch):
     """Every place of a file, one after the other, holds something odd: a report is made and shows the other run."""
     monkeypatch.setattr("cracks_jax.report.make.write", lambda made, out: (made, out))
+    monkeypatch.setattr("cracks_jax.report.make._from_records", lambda *_: [])  # drawings take long, and come below
     path = folder / "second" / file
     whole = json.loads(path.read_text())
     for place in _places(whole):
@@ -182,7 +183,7 @@ def test_no_value_of_another_kind_stops_a_report(folder, file, monkeypatch):
                 inner = inner[name]
             inner[place[-1]] = odd
             path.write_text(json.dumps(tree))
-            page = report([folder], folder / "out", Shown(figures=("failures",)))
+            page = report([folder], folder / "out")
             shown = {cell.text for table in page.tables for row in table.rows for cell in row.cells}
             assert "12.3" in shown, (place, odd)
 
@@ -207,7 +208,7 @@ def test_a_folder_with_nothing_and_a_folder_that_is_not_there_are_refused(tmp_pa
         1, "empty: no run and no record", "`cracks-jax train`"
     )
     command("report", tmp_path / "nowhere", "--out", tmp_path / "out").refused(1, "nowhere: there is no such folder")
-    command("report", tmp_path / "empty" / "other.json", "--out", tmp_path / "out").refused(1, "no such folder")
+    command("report", tmp_path / "empty" / "other.json", "--out", tmp_path / "out").refused(1, "is a file; name")
     assert not (tmp_path / "out").exists()
 
 
