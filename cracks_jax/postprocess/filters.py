@@ -52,7 +52,7 @@ def bilateral_uint8(
 
 
 def _bilateral_grey(grey: np.ndarray, d: int, sigma_color: float, sigma_space: float) -> np.ndarray:
-    # Three equal channels are three times as far apart as one: a third of sigma_color on one channel is the same, to the
-    # last bit on grey levels, and six times as fast there.
+    # Three equal channels are three times as far apart as one: a third of sigma_color on one channel is the same, on
+    # grey levels to the last bit, and six times as fast there.
     grey = np.ascontiguousarray(grey)
     return cv2.bilateralFilter(grey, d, sigma_color / 3, sigma_space, borderType=cv2.BORDER_REFLECT_101)
