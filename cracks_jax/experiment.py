@@ -276,6 +276,8 @@ def load_members(path: Path, form: str) -> dict[str, Experiment]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "experiment") and hasattr(module, "study"):
+            raise UsageError(f"a study of several trainings; `python tools/study.py carry-out {path}` carries it out")
         found = module.experiment(form)
     except CracksError as error:
         raise UsageError(f"{path}: {error}") from error

@@ -108,6 +108,11 @@ def test_each_study_of_the_experiments_is_defined_in_every_form(name):
         assert all(one.form == form for one in found.trainings)
 
 
+def test_a_study_is_no_training_and_the_message_says_what_carries_it_out():
+    path = EXPERIMENTS / "cross_dataset.py"
+    command("train", f"{path}:smoke").refused(2, f"{path}: a study", f"python tools/study.py carry-out {path}")
+
+
 def test_a_file_without_a_study_or_a_form_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="defines no study"):
         study.load_study(f"{EXPERIMENTS}/crackseg_deepcrack.py:cpu")

@@ -41,5 +41,5 @@ def floor_method(name: str) -> Darkness | BackgroundDifference:
         return method
     raise UsageError(
         f"--method {name}: only methods without a network run without training: darkness, background_difference "
-        "(a trained network is named by its run directory)"
+        "(a trained network is named by its run: `evaluate RUN`, `detect --run RUN`)"
     )
