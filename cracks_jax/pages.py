@@ -14,11 +14,11 @@ from cracks_jax.errors import CracksError
 from cracks_jax.report.across import across
 from cracks_jax.report.entries import FLOOR, Entry, entries, of_place, trained_on
 from cracks_jax.report.gather import FoundRun, gather
+from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.report.model import Table
 from cracks_jax.report.plots import lines
 from cracks_jax.report.results import PAPER_GEOMETRY, papers_of, percent, printed_value, spread
 from cracks_jax.runtime.records import read_json, write_text
-from cracks_jax.study import FLOOR as FLOOR_METHOD
 from cracks_jax.study import QUANTILES
 
 _MARKED = re.compile(r"<!-- (?P<name>[a-z]+): begin -->.*?<!-- (?P=name): end -->", re.DOTALL)

@@ -22,11 +22,12 @@ from cracks_jax.methods.restoration import Restoration
 from cracks_jax.metrics.counts import Counts
 from cracks_jax.metrics.uncertainty import interval_of_counts
 from cracks_jax.predict import mask_in_geometry
+from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.runs import UNDAMAGED
 from cracks_jax.runtime.records import read_json, write_json
 from cracks_jax.scores import command_of
 from cracks_jax.scoring import Request, Scoring, open_scorings
-from cracks_jax.study import FLOOR, keep_records, trained
+from cracks_jax.study import keep_records, trained
 from cracks_jax.surroundings import surroundings
 
 NAME = "robustness.json"
@@ -83,15 +84,15 @@ class Robustness:
         return {**asked, **surroundings(), "rows": []}
 
     def _judges(self, folders: Sequence[Path]) -> list["Judge"]:
-        floor = Request(method=FLOOR, geometry=self.geometry, calibration=self.labelled)
-        judges = [_judge(FLOOR, floor, ("validation",))]
+        floor = Request(method=FLOOR_METHOD, geometry=self.geometry, calibration=self.labelled)
+        judges = [_judge(FLOOR_METHOD, floor, ("validation",))]
         for folder, experiment in zip(folders, self.trainings, strict=True):
             request = Request(run=folder, geometry=self.geometry)
             if not isinstance(experiment.method, Restoration):
                 judges.append(_judge(experiment.label, request, (experiment.detection.rule,)))
                 continue
-            windows = Request(method=FLOOR, geometry=self.geometry, calibration=str(folder / UNDAMAGED))
-            judges.append(_judge(FLOOR, windows, ("undamaged:0.995",)))
+            windows = Request(method=FLOOR_METHOD, geometry=self.geometry, calibration=str(folder / UNDAMAGED))
+            judges.append(_judge(FLOOR_METHOD, windows, ("undamaged:0.995",)))
             for preset in ("default", "hidden"):
                 asked = Request(run=folder, geometry=self.geometry, preset=preset)
                 judges.append(_judge(f"{experiment.label}, {preset}", asked, ("undamaged:0.995", "otsu")))

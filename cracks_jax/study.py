@@ -20,6 +20,7 @@ from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.evaluate import judge
 from cracks_jax.experiment import FORMS, Experiment
 from cracks_jax.methods.restoration import Restoration
+from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.runs import EXPERIMENT, METRICS, RECORDS, UNDAMAGED, Run, open_run
 from cracks_jax.runtime.records import read_json
 from cracks_jax.scores import calibration_of, command_of, file_name, save
@@ -28,7 +29,6 @@ from cracks_jax.train import train
 
 GEOMETRIES = ("native", "resize256")
 QUANTILES = ("undamaged:0.98", "undamaged:0.99", "undamaged:0.995", "undamaged:0.998")
-FLOOR = "background_difference"
 SCORES = "scores"
 Say = Callable[[str], None]
 
@@ -135,7 +135,7 @@ def score_floor(
     """The floor by Otsu, by the best threshold on labelled training images, and by a run's undamaged windows."""
     for spec, geometry in itertools.product(data, geometries):
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
-        request = Request(method=FLOOR, geometry=geometry)
+        request = Request(method=FLOOR_METHOD, geometry=geometry)
         _rows(request, ("otsu",), dataset, spec, out, say)
         _rows(dataclasses.replace(request, calibration=labelled), ("validation",), dataset, spec, out, say)
         if undamaged is not None:
