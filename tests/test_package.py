@@ -39,6 +39,7 @@ RANKS = {
     "score": 9,
     "systems": 9,
     "scoring": 8,
+    "training_data": 7,
     "validation": 7,
     "calibrate": 7,
     "runs": 6,

@@ -18,7 +18,8 @@ from cracks_jax.experiment import apply_settings, load_file
 from cracks_jax.runs import open_run
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.records import read_json
-from cracks_jax.train import Stopped, open_training_data, train
+from cracks_jax.train import Stopped, train
+from cracks_jax.training_data import open_training_data
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
