@@ -5,17 +5,19 @@ With --json one JSON object goes to standard output and nothing else; progress a
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cracks_jax import __version__
-from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.errors import CracksError, UsageError, shown
 from cracks_jax.runtime.memory import keep_freed_memory
+from cracks_jax.untrusted import parse_json
 
 EXIT_STOPPED = 75
 
@@ -36,15 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = error.filename or "a file"
         return _fail(f"{name}: {error.strerror or error}; free space or check its permissions, then run again", 1)
+    except MemoryError:
+        return _fail("not enough memory; use smaller images or batches, or another machine, then run again", 1)
 
 
 def entry() -> None:
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding has not is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"cracks-jax: {message}", file=sys.stderr)
+    print(f"cracks-jax: {shown(message)}", file=sys.stderr)
     return code
 
 
@@ -62,6 +68,7 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from cracks_jax.experiment import apply_settings, load_file
+    from cracks_jax.repeat import compared, rebuild
     from cracks_jax.runs import open_run
     from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.train import Stopped, train
@@ -72,7 +79,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.repeat is not None:
         if options.member is not None:
             raise UsageError(f"--member {options.member}: --repeat takes the member of its run; leave one of them out")
-        experiment = open_run(options.repeat).experiment
+        opened = open_run(options.repeat)
+        experiment = opened.experiment
+        _say(f"its environment is rebuilt by\n{rebuild(opened.description)}")
         repeated = options.repeat.resolve()
         folder = folder or repeated.with_name(repeated.name + "-repeat")
     else:
@@ -84,20 +93,9 @@ def _train(options: argparse.Namespace) -> int:
     except Stopped as stopped:
         return _fail(str(stopped), EXIT_STOPPED)
     if options.repeat is not None:
-        _say(_compared(metrics, options.repeat))
+        _say(compared(metrics, folder, options.repeat))
     print(json.dumps(metrics))
     return 0
-
-
-def _compared(metrics: dict[str, Any], repeated: Path) -> str:
-    """Whether a repeated training ended in the same state, in words."""
-    from cracks_jax.runs import METRICS
-    from cracks_jax.runtime.records import read_json
-
-    if not (repeated / METRICS).is_file():
-        return f"{repeated} has not ended, so there is no final state to compare with"
-    same = read_json(repeated / METRICS)["state_sha256"] == metrics["state_sha256"]
-    return f"the same final state as {repeated}, bit for bit" if same else f"another final state than {repeated}"
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -156,7 +154,7 @@ def _detect(options: argparse.Namespace) -> int:
             every=options.every,
             say=_say,
         )
-    print(f"{summary.written} written to {options.out}, {len(summary.skipped)} skipped")
+    print(shown(f"{summary.written} written to {options.out}, {len(summary.skipped)} skipped"))
     return 0
 
 
@@ -168,8 +166,8 @@ def _report(options: argparse.Namespace) -> int:
     keep_compiled()
     dataset = None if options.data is None else open_dataset(*parse_spec(options.data), need_masks=True)
     figures = {} if options.figures is None else {"figures": tuple(options.figures)}
-    shown = Shown(dataset, tuple(options.images), options.limit, options.preset, **figures)
-    print(report(options.paths, options.out, shown))
+    pictures = Shown(dataset, tuple(options.images), options.limit, options.preset, **figures)
+    print(shown(report(options.paths, options.out, pictures)))
     return 0
 
 
@@ -215,9 +213,16 @@ def _systems(options: argparse.Namespace) -> int:
 # ----------------------------------------------------------------------------------------------- parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose messages can be shown, whatever file's name the shell put in the place of a word."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; `cracks-jax VERB --help` teaches one verb."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="cracks-jax",
         description="Find cracks in photographs of roads: CrackSeg (supervised), UP-CrackNet (unsupervised) and the "
         "no-network floor. Start with `cracks-jax quickstart`.",
@@ -381,9 +386,11 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--set {text}: expected NAME=VALUE, for example min_side=128")
     try:
-        return name, json.loads(value)
+        return name, parse_json(value)
     except json.JSONDecodeError:
         return name, value
+    except ValueError as error:
+        raise UsageError(f"--set {name}: {error}") from error
 
 
 def _bar(label: str, unit: str) -> Any:
@@ -406,7 +413,7 @@ def _bar(label: str, unit: str) -> Any:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cracks_jax.data.elements import Pipeline
+from cracks_jax.data.order import Policy
 from cracks_jax.data.prepare import RESERVED
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.methods import optimiser
@@ -33,6 +34,9 @@ FORMS = ("paper", "cpu", "smoke")
 # UPCRACKNET 6b; patience counts validations, one per epoch.
 _EPOCHS = {"default": 200, "paper": 200, "authors": 300}
 _PATIENCE = 20
+# Settings that came after the first runs, with the default that does what was done before them. There they are left
+# out of what is hashed: a run that is on disk keeps its name.
+_LATER: dict[tuple[str, str], Any] = {("data", "bad_images"): "fail", ("training", "skip_non_finite"): 0}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Data:
       recipe_settings: that recipe's settings, where they differ from its defaults.
       validation: share of the training photographs that is held out to select the best checkpoint.
       pipeline: crop, scale, flips and corruption.
+      bad_images: what an image (or its mask) that cannot be read does: it ends the run (`fail`), or all are read before
+        the training, and the next image takes its place (`replace`) or the epochs are shorter (`drop`).
     """
 
     name: str = "deepcrack"
@@ -54,6 +60,7 @@ class Data:
     recipe_settings: dict[str, Any] = field(default_factory=dict)
     validation: float = 0.1
     pipeline: Pipeline = field(default_factory=Pipeline)
+    bad_images: Policy = "fail"
 
     def __post_init__(self) -> None:
         _demand(self.name != "", "data.name", self.name, "a data set's name or path")
@@ -66,6 +73,7 @@ class Data:
 class Training:
     """How long and how a method is trained. Lengths are steps (one batch each); patience counts validations.
 
+    `skip_non_finite`: so many steps whose numbers are not finite are left out; the next one ends the training.
     `loss_weights` and the learning rates travel to the compiled step as traced numbers: changing one compiles nothing.
     `pretrained` (the trunk) and `style_weights` (the style loss's extractor) are files under $CRACKS_WEIGHTS, or paths.
     """
@@ -84,12 +92,14 @@ class Training:
     colour: float = 0.0
     validate_every: int = 592
     patience: int | None = None
+    skip_non_finite: int = 0
     pretrained: str | None = None
     style_weights: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every"):
             _demand(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        _demand(self.skip_non_finite >= 0, "training.skip_non_finite", self.skip_non_finite, "0 (stop at once) or more")
         _demand(self.patience is None or self.patience >= 1, "training.patience", self.patience, "none, or at least 1")
         # The schedule divides by it: its end is a share of the first rate.
         _demand(0 < self.learning_rate < math.inf, "training.learning_rate", self.learning_rate, "more than 0")
@@ -123,6 +133,8 @@ class Machine:
     `decoded_mb`: memory for decoded images, in MiB for each worker: an image that is still there is not decoded again.
     `compilation_cache`: where compiled programs are kept between starts: `user` (the user's cache folder, or what
     JAX_COMPILATION_CACHE_DIR names), a path, or none.
+    `on_write_error`: what a checkpoint or a record that cannot be written does: `stop`, or `continue` without it until
+    the next one (the last checkpoint must be written in any case).
     """
 
     workers: int = 0
@@ -133,6 +145,7 @@ class Machine:
     checkpoint_every: int = 500
     cache: str = "runs/prepared"
     compilation_cache: str | None = "user"
+    on_write_error: Literal["stop", "continue"] = "stop"
 
     def __post_init__(self) -> None:
         _demand(self.workers >= 0, "machine.workers", self.workers, "0 (decode in this process) or more")
@@ -214,7 +227,7 @@ def _check_windows(method: Restoration, pipeline: Pipeline) -> None:
 
 
 def science(experiment: Experiment) -> dict[str, Any]:
-    """What is hashed: every setting but `machine`, with a data path reduced to its last part."""
+    """What is hashed: every setting but `machine` and unused later ones, with a data path reduced to its last part."""
     tree = dataclasses.asdict(experiment)
     del tree["machine"]
     tree["method"] = {"kind": method_kind(experiment.method), **tree["method"]}
@@ -223,6 +236,9 @@ def science(experiment: Experiment) -> dict[str, Any]:
         if tree[part][name] is not None:
             # Of data sets that are used as one (A+B), each has its own.
             tree[part][name] = "+".join(Path(one).name for one in tree[part][name].split("+"))
+    for (part, name), default in _LATER.items():
+        if name in tree[part] and tree[part][name] == default:
+            del tree[part][name]
     return json.loads(json.dumps(tree))
 
 

@@ -1,4 +1,4 @@
-"""Which pretrained files a training uses, and their arrays put into its first state.
+"""The state that a training begins with: fresh arrays, and pretrained ones from the files that the experiment names.
 
 Files are named by the experiment and found under $CRACKS_WEIGHTS, or by a path; records hold their last part only.
 """
@@ -10,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.methods.segmentation import Segmentation
+from cracks_jax.runtime.randomness import device_key
 from cracks_jax.weights.files import Loaded, read_tensors
 from cracks_jax.weights.resnet import gluon_resnet50v2, torchvision_resnet
 from cracks_jax.weights.squeezenet import mxnet_squeezenet
@@ -72,6 +76,25 @@ def adopt(experiment: Experiment, state: Any, say: Callable[[str], None]) -> tup
         names += [f"style/{name}" for name in loaded.names]
         say(f"style loss: {method.style_extractor} from {training.style_weights}")
     return state, names
+
+
+def initial_state(experiment: Experiment, say: Callable[[str], None]) -> tuple[Any, list[str]]:
+    """The method's fresh state with pretrained arrays in place, and the names of what was loaded."""
+    state = jax.jit(_init(experiment))(device_key(experiment.seed, "init", 0))
+    return adopt(experiment, state, say)
+
+
+def state_like(experiment: Experiment) -> Any:
+    """Shapes and dtypes of the state, on one device; nothing is computed."""
+    like = jax.eval_shape(_init(experiment), device_key(experiment.seed, "init", 0))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+
+
+def _init(experiment: Experiment) -> Callable[[jax.Array], Any]:
+    side = experiment.data.pipeline.crop
+    shape = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
+    return lambda key: experiment.method.init(key, shape)
 
 
 def weights_digests(experiment: Experiment) -> dict[str, str]:

@@ -7,20 +7,25 @@
   metrics.json      final validation metrics, run_id, step, best_step, state_sha256
 """
 
+import contextlib
 import shutil
+import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cracks_jax.data.datasets import Dataset, open_dataset
+from cracks_jax.data.datasets import Dataset, Record, open_dataset
 from cracks_jax.data.manifest import MANIFEST, read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, from_json, to_json
 from cracks_jax.methods.restoration import Restoration
-from cracks_jax.pretrained import weights_digests
-from cracks_jax.runtime.checkpoints import Checkpoints
+from cracks_jax.pretrained import state_like, weights_digests
+from cracks_jax.runtime.checkpoints import Checkpoints, DamagedCheckpoint
 from cracks_jax.runtime.records import Records, read_json, write_json
+from cracks_jax.runtime.spent import Spent
 from cracks_jax.surroundings import surroundings
+from cracks_jax.training_data import TrainingData
 
 EXPERIMENT = "experiment.json"
 RECORDS = "records.jsonl"
@@ -42,29 +47,25 @@ class Run:
         return Records(self.folder / RECORDS)
 
     def state(self, which: str = "best") -> tuple[int, Any]:
-        """(step, state) of the checkpoint `best`, `last` or a step's number."""
-        import jax
-        import jax.numpy as jnp
-
-        from cracks_jax.runtime.randomness import device_key
-
+        """(step, state) of the checkpoint `best`, `last` or a step's number; of `last` the newest intact one."""
         folder = self.folder / CHECKPOINTS
-        checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
+        checkpoints = Checkpoints(folder, self.experiment.run_id, read_only=True) if folder.is_dir() else None
         steps = checkpoints.steps() if checkpoints is not None else []
         if checkpoints is None or not steps:
             raise CracksError(f"{folder}: holds no checkpoint yet; let the run train further")
+        like = state_like(self.experiment)
+        if which == "last":
+            found = checkpoints.newest(like, _warn)
+            assert found is not None
+            return found
         step = self._step(which, steps)
-        side = self.experiment.data.pipeline.crop
-        batch = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
-        method = self.experiment.method
-        like = jax.eval_shape(
-            lambda key: method.init(key, batch), device_key(self.experiment.seed, "init", 0)
-        )
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-        state = checkpoints.restore(step, like)
-        checkpoints.close()
-        return step, state
+        try:
+            return step, checkpoints.restore(step, like)
+        except DamagedCheckpoint as damage:
+            raise CracksError(
+                f"{damage}; restore it from a copy, or choose another checkpoint (--checkpoint last takes the newest "
+                "intact one)"
+            ) from damage
 
     def undamaged(self) -> tuple[Path, Dataset] | None:
         """The undamaged validation windows that the run kept, if it kept any."""
@@ -116,6 +117,10 @@ class Run:
         raise UsageError(f"--checkpoint {which}: this run has best, last and the steps {', '.join(map(str, steps))}")
 
 
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def open_run(folder: Path) -> Run:
     """The run in a folder; CracksError where it is none."""
     if not folder.is_dir():
@@ -133,26 +138,33 @@ def check_same_run(folder: Path, experiment: Experiment) -> None:
                 f"{folder}: holds another experiment (run_id {found}, this one is {experiment.run_id}); "
                 "give another --run, or leave it out"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and not _only_begun(folder):
         raise CracksError(f"{folder}: exists and is no run directory; give another --run")
 
 
+def _only_begun(folder: Path) -> bool:
+    """Whether it holds nothing, or what a start that was killed leaves before experiment.json."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if path.suffix != ".tmp"}
+    begun = {CHECKPOINTS, RECORDS, UNDAMAGED, UNDAMAGED + ".partial"}
+    saved = (folder / CHECKPOINTS).iterdir() if (folder / CHECKPOINTS).is_dir() else iter(())
+    return names <= begun and not any(path.name.isdecimal() for path in saved)
+
+
 def describe_run(
-    folder: Path,
-    experiment: Experiment,
-    train: Dataset,
-    validation: Dataset,
-    prepared: Path | None,
-    digest: str,
-    loaded: list[str],
-    start: int,
+    folder: Path, experiment: Experiment, data: TrainingData, loaded: list[str] | None, start: int
 ) -> None:
     """Writes experiment.json, this attempt added; lists the validation stems and keeps undamaged windows.
 
-    `prepared` is the folder of a recipe's windows, `digest` the data's, `loaded` the pretrained arrays' names.
+    `loaded`: names of the pretrained arrays; None where the state comes from a checkpoint, which holds them.
+
+    Raises:
+      CracksError: the run began on other data.
     """
     path = folder / EXPERIMENT
-    attempts = read_json(path).get("attempts", []) if path.exists() else []
+    before = read_json(path) if path.exists() else {}
+    _check_same_data(path, before, data)
     around, described_settings = surroundings(), to_json(experiment)
     described = {
         "run_id": experiment.run_id,
@@ -162,27 +174,84 @@ def describe_run(
         **described_settings,
         **around,
         "data": {
-            "digest": digest,
-            "train": len(train),
-            "validation": list(validation.stems),
+            "digest": data.digest,
+            **_extent([*data.train, *data.validation]),
+            "train": len(data.train),
+            "validation": list(data.validation.stems),
         },
         "weights": weights_digests(experiment),
-        "loaded": loaded,
-        "attempts": [*attempts, {"from_step": start, **around, "machine": described_settings["machine"]}],
+        "loaded": before.get("loaded", []) if loaded is None else loaded,
+        "attempts": [
+            *before.get("attempts", []),
+            {"started": _now(), "from_step": start, **around, "machine": described_settings["machine"]},
+        ],
     }
-    if prepared is not None:
-        sources = {item["stem"]: item["source"] for item in read_manifest(prepared)["items"]}
-        described["data"]["validation_photographs"] = sorted({sources[stem] for stem in validation.stems})
+    if data.folder is not None:
+        sources = {item["stem"]: item["source"] for item in read_manifest(data.folder)["items"]}
+        described["data"]["validation_photographs"] = sorted({sources[stem] for stem in data.validation.stems})
     if isinstance(experiment.method, Restoration):
-        _keep_windows(folder / UNDAMAGED, validation, prepared)
+        _keep_windows(folder / UNDAMAGED, data.validation, data.folder)
     write_json(path, described)
 
 
-def note_attempt(folder: Path, **values: Any) -> None:
-    """What is known of this attempt at its end, added to its entry."""
-    described = read_json(folder / EXPERIMENT)
-    described["attempts"][-1] |= values
-    write_json(folder / EXPERIMENT, described)
+def _check_same_data(path: Path, before: dict[str, Any], data: TrainingData) -> None:
+    listed = before.get("data")
+    found = listed.get("digest") if isinstance(listed, dict) else None
+    if found is not None and found != data.digest:
+        raise CracksError(
+            f"{path}: this run began on other data (digest {found[:16]}, now {data.digest[:16]}): a file of the data "
+            "set was changed, added or removed; restore it, or train a new run with --run"
+        )
+
+
+def _extent(records: list[Record]) -> dict[str, int]:
+    files = [path for record in records for path in (record.image, record.mask) if path is not None]
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
+class Attempt:
+    """This start of a run in its experiment.json: how far it came, when and why it ended, where its time went.
+
+    As a context manager it notes whatever ended it; a process that is killed leaves what was noted at its last save.
+    """
+
+    def __init__(self, folder: Path, spent: Spent, start: int):
+        self._folder, self._spent, self._start = folder, spent, start
+        self._ended = False
+
+    def first_step(self) -> float:
+        """Notes how long this start took, data, compiling and one step; seconds."""
+        seconds = round(sum(self._spent.seconds().values()), 2)
+        self._write(seconds_to_first_step=seconds)
+        return seconds
+
+    def note(self, saved_step: int) -> None:
+        self._write(saved_step=saved_step)
+
+    def end(self, why: str, step: int | None = None) -> None:
+        """`why`: finished, signal, or the kind of error."""
+        if not self._ended:
+            self._ended = True
+            reached = {} if step is None else {"to_step": step}
+            self._write(stopped=_now(), ended=why, **reached)
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: Any) -> None:
+        if error is not None and not self._ended:
+            with contextlib.suppress(CracksError):  # what went wrong first is what must be said
+                self.end(type(error).__name__)
+
+    def _write(self, **values: Any) -> None:
+        seconds = self._spent.seconds()
+        described = read_json(self._folder / EXPERIMENT)
+        described["attempts"][-1] |= {"seconds": round(sum(seconds.values()), 2), "spent": seconds, **values}
+        write_json(self._folder / EXPERIMENT, described)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _keep_windows(folder: Path, validation: Dataset, prepared: Path | None) -> None:

@@ -1,8 +1,10 @@
 """What a result depends on besides its settings, as records say it."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -23,8 +25,29 @@ def surroundings() -> dict[str, Any]:
     return {
         "software": {"cracks-jax": __version__, "python": platform.python_version(), **versions},
         "device": {"kind": _device_kind(device), "count": jax.device_count(), "platform": device.platform},
+        "threads": cores(),
+        "xla_flags": _without_folders(os.environ.get("XLA_FLAGS", "")),
         "git_revision": git_revision(),
+        "lock": lock(),
     }
+
+
+def lock() -> dict[str, str] | None:
+    """The lock file of this Python in the package's checkout and its SHA-256; None outside a checkout.
+
+    It says what was meant to be installed, `software` what was.
+    """
+    name = f"locks/py{sys.version_info.major}{sys.version_info.minor}.txt"
+    path = Path(__file__).resolve().parents[1] / name
+    try:
+        return {"file": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError:
+        return None
+
+
+def _without_folders(flags: str) -> str:
+    """A flag's path is this machine's: its last part stays."""
+    return re.sub(r"(?<==)\S*/", "", flags)
 
 
 def cores() -> int:

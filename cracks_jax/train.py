@@ -1,17 +1,18 @@
 """Training from top to bottom: data, method, state, the loop, and what is left on disk.
 
 The step itself is `methods/<family>.py:train_step`; everything here surrounds it. Started again on the same run
-directory, training resumes from its newest checkpoint and ends with the same bits.
+directory, training resumes from its newest intact checkpoint and ends with the same bits. A run directory is whole
+whenever the process is killed: a step is on record once, and a checkpoint is there or is not.
 """
 
 import dataclasses
+import itertools
 import math
-import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,24 @@ from tqdm import tqdm
 
 from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.pipeline import batches
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, WriteError
 from cracks_jax.experiment import Experiment
-from cracks_jax.pretrained import adopt, resolve_weights
-from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, check_same_run, describe_run, note_attempt
-from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
-from cracks_jax.runtime.parallel import Parallel, check_batch, devices
+from cracks_jax.methods.guard import SKIPS_LEFT, guarded
+from cracks_jax.pretrained import initial_state, resolve_weights, state_like
+from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, Attempt, check_same_run, describe_run
+from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
+from cracks_jax.runtime.parallel import Parallel, Program, check_batch, devices
 from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, write_json
+from cracks_jax.runtime.spent import Spent
+from cracks_jax.runtime.stopping import STOPPED, Stop, stop_on_signal
 from cracks_jax.training_data import TrainingData, open_training_data
 from cracks_jax.validation import Validator, validator
+from cracks_jax.watch import NotFinite, Watch, progress, report_not_finite
 
-STOPPED = 75
+__all__ = ["STOPPED", "Stopped", "train"]
+
 # Counted from the start; the steps before them compile and warm up.
 PROFILED_STEPS = (5, 8)
 
@@ -51,19 +57,65 @@ def train(experiment: Experiment, folder: Path | None = None, profiled: Path | N
 
     `profiled`: a folder for a trace of a few steps.
 
+    A signal while a program is compiled or a validation runs ends the process at once, with exit code 75.
+
     Raises:
       Stopped: a signal came; the same call goes on from where it stopped.
-      CracksError: the data, the run in `folder` or the disk is bad, or the loss is not finite.
+      CracksError: the data, the run in `folder` or the disk is bad, or a step gave numbers that are not finite.
       UsageError: the experiment cannot be trained as it is set.
     """
-    with stop_on_signal() as stop_asked:  # from here on: preparing data and compiling can take minutes
-        return _train(experiment, folder, stop_asked, profiled)
+    spent = Spent()
+    with stop_on_signal() as stop:  # from here on: preparing data and compiling can take minutes
+        with spent.on("restart"):
+            run = _open(experiment, folder, stop, spent)
+        with run.attempt:  # however it ends, the run's record says when and why
+            return _train(run, profiled)
 
 
-def _train(
-    experiment: Experiment, folder: Path | None, stop_asked: Callable[[], bool], profiled: Path | None
-) -> dict[str, Any]:
-    began = time.monotonic()
+@dataclass
+class _Run:
+    """What a training works with."""
+
+    experiment: Experiment
+    folder: Path
+    data: TrainingData
+    parallel: Parallel
+    records: Records
+    checkpoints: Checkpoints
+    validate: Validator
+    attempt: Attempt
+    stop: Stop
+    spent: Spent
+    state: Any
+    start: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.data.train) / self.experiment.training.batch_size
+
+    @property
+    def best_step(self) -> int | None:
+        best = self.records.best(*self.experiment.method.selection)
+        return None if best is None else best[0]
+
+    @property
+    def out_of_patience(self) -> bool:
+        patience = self.experiment.training.patience
+        since = self.records.validations_since_best
+        return patience is not None and since(*self.experiment.method.selection) >= patience
+
+    def tolerated(self, write: Callable[[], None]) -> None:
+        """Writes; where that fails, training ends, or goes on and says so, as the machine's setting has it."""
+        try:
+            write()
+        except WriteError as error:
+            if self.experiment.machine.on_write_error == "stop":
+                raise
+            say(f"{error}; going on without it (machine.on_write_error=continue)")
+
+
+def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent) -> _Run:
+    """Data, state and records as the run left them, or fresh."""
     experiment = resolve_weights(experiment, say)
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
     folder = folder or Path("runs") / f"{experiment.label}-{experiment.run_id}"
@@ -71,81 +123,107 @@ def _train(
     data = open_training_data(experiment)
     parallel = Parallel(experiment.machine.strategy, devices(experiment.machine.devices))
     check_batch(experiment.training.batch_size, len(parallel.devices))
-    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
 
     say(f"run directory: {folder}")
-    state, loaded = initial_state(experiment)
-    records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder)
-    start = max(checkpoints.steps(), default=0)
-    if start:
-        state = checkpoints.restore(start, state)
-        say(f"resuming {folder} from step {start}")
+    # Bad weights are said before a folder is made.
+    fresh = None if (folder / CHECKPOINTS).is_dir() else initial_state(experiment, say)
+    records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder, experiment)
+    start, state, loaded = _latest(experiment, checkpoints, fresh)
     records.rewind(start)
-    describe_run(folder, experiment, data.train, data.validation, data.folder, data.digest, loaded, start)
+    describe_run(folder, experiment, data, loaded, start)
+    attempt = Attempt(folder, spent, start)
 
-    training = experiment.training
-    steps_per_epoch = len(data.train) / training.batch_size
-    schedule = training.rate_factor(steps_per_epoch)
-    step_fn = parallel.compile(_with_augmentation(method, experiment))
+    def before_leaving() -> None:
+        checkpoints.wait()
+        attempt.end("signal")
+
+    stop.before_leaving = before_leaving
     validate = validator(experiment, data.validation)
     state = parallel.put_state(state)
-    saved = start
-    if stop_asked() and start < training.steps:
-        raise Stopped(f"stopped before step {start + 1} of {folder}; run the same command again to go on")
+    return _Run(
+        experiment, folder, data, parallel, records, checkpoints, validate, attempt, stop, spent, state, start
+    )
 
-    say("compiling the first step: a minute or so, longer on a busy machine; once for each program")
+
+def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
+    training, machine, spent = run.experiment.training, run.experiment.machine, run.spent
+    schedule = training.rate_factor(run.steps_per_epoch)
+    state, step = run.state, run.start
+    run.state = None  # the first step takes its memory
+    if run.stop.asked and step < training.steps:
+        raise Stopped(f"stopped before step {step + 1} of {run.folder}; run the same command again to go on")
     with (
-        closing(checkpoints),  # whatever ends the loop, a save under way is committed
-        _input(experiment, data, start) as stream,
-        progress(start, training.steps) as bar,
+        closing(run.checkpoints),  # whatever ends the loop, a save under way is committed
+        _input(run) as stream,
+        progress(step, training.steps) as bar,
         profile(profiled, *PROFILED_STEPS) as trace,
     ):
-        pending: tuple[int, Any] | None = None
-        step, enough = start, _out_of_patience(records, experiment)
-        while step < training.steps and not enough:
-            batch = parallel.put_batch(_for_device(next(stream)))
-            rates = hyper(experiment, schedule(step))
-            state, metrics = step_fn(state, batch, rates, device_key(experiment.seed, "train", step))
-            step += 1
-            trace(metrics)
-            if step == start + 1:
-                _note_first_step(folder, metrics, began)
-            # The step before is looked at while this one runs, so that checking costs no time on an accelerator.
-            if pending is not None:
-                _log(records, bar, experiment, *pending, steps_per_epoch)
-            pending = (step, metrics)
-            validating = step % training.validate_every == 0 or step == training.steps
-            saving = step % experiment.machine.checkpoint_every == 0 or step == training.steps
-            stopping = stop_asked()
-            if validating or saving or stopping:
-                _log(records, bar, experiment, *pending, steps_per_epoch)
-                pending = None
-                improved = validating and _validate(validate, records, bar, parallel.get_state(state), step, experiment)
-                if improved or saving or stopping:
-                    _save(checkpoints, step, parallel.get_state(state), records, experiment)
-                    saved = step
-                enough = validating and _out_of_patience(records, experiment)
-                if stopping and step < training.steps and not enough:
-                    checkpoints.wait()
-                    note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
-                    raise Stopped(f"stopped after step {step}, saved in {folder}; run the same command again to go on")
-        if saved != step:
-            _save(checkpoints, step, parallel.get_state(state), records, experiment)
-        checkpoints.prune(_best_step(records, experiment))
-    note_attempt(folder, to_step=step, seconds=round(time.monotonic() - began))
-    return _finish(folder, experiment, records, parallel.get_state(state), step)
+        watch = Watch(run.experiment, run.records, run.steps_per_epoch, bar, run.tolerated)
+        if _validation_is_due(run, step):  # the process ended between a checkpoint and its validation
+            _validate(run, bar, run.parallel.get_state(state), step)
+        enough = step >= training.steps or run.out_of_patience
+        if not enough:
+            with spent.on("input"):
+                first = next(stream)
+            take, stream = _compiled(run, state, first), itertools.chain([first], stream)
+        skips_left: Any = np.asarray(training.skip_non_finite - watch.skipped, np.int32)
+        try:
+            while not enough:
+                with spent.on("input"):
+                    batch = next(stream)
+                    placed = run.parallel.put_batch(_for_device(batch))
+                with spent.on("step"):
+                    rates = {**hyper(run.experiment, schedule(step)), SKIPS_LEFT: skips_left}
+                    state, metrics = take(state, placed, rates, device_key(run.experiment.seed, "train", step))
+                    skips_left = metrics.pop(SKIPS_LEFT)
+                    step += 1
+                    trace(metrics)
+                    if step == run.start + 1:
+                        jax.block_until_ready(metrics)
+                        say(f"first step after {run.attempt.first_step():.1f} s")
+                    # The step before is looked at while this one runs: on an accelerator checking costs no time.
+                    watch.soon(step, metrics, batch["index"], state)
+                last = step == training.steps
+                validating = step % training.validate_every == 0 or last
+                if validating or step % machine.checkpoint_every == 0 or run.stop.asked:
+                    with spent.on("step"):
+                        watch.now()
+                    # Saved before it is validated: a signal or a kill during a long validation loses nothing.
+                    _save(run, step, run.parallel.get_state(state), must=last)
+                    if run.stop.asked and not last:
+                        run.checkpoints.wait()
+                        run.attempt.end("signal", step)
+                        raise Stopped(
+                            f"stopped after step {step}, saved in {run.folder}; run the same command again to go on"
+                        )
+                    if validating:
+                        _validate(run, bar, run.parallel.get_state(state), step)
+                    enough = last or (validating and run.out_of_patience)
+                else:
+                    run.tolerated(run.checkpoints.check)
+        except NotFinite as found:
+            # The guarded step has kept the state as it was before the step that went wrong.
+            _save(run, found.step - 1, run.parallel.get_state(state), must=True)
+            run.checkpoints.wait()
+            report_not_finite(run.folder, found, [run.data.train.records[n].stem for n in found.records])
+            raise
+        with spent.on("checkpoint"):
+            run.checkpoints.prune(run.best_step)
+    return _finish(run, run.parallel.get_state(state), step)
 
 
-# ------------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------------------------------------------------ input
+
 
 @contextmanager
-def _input(experiment: Experiment, data: TrainingData, start: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+def _input(run: _Run) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    experiment = run.experiment
     stream = batches(
-        data.train,
+        run.data.train,
         experiment.data.pipeline,
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
-        start=start,
+        start=run.start,
         workers=experiment.machine.workers,
         cache_mb=experiment.machine.decoded_mb,
         process_index=jax.process_index(),
@@ -164,18 +242,27 @@ def _for_device(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------- step
 
 
-def initial_state(experiment: Experiment) -> tuple[Any, list[str]]:
-    """The method's fresh state with pretrained arrays in place, and the names of what was loaded."""
-    side = experiment.data.pipeline.crop
-    shape = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
-    key = device_key(experiment.seed, "init", 0)
-    state = jax.jit(lambda k: experiment.method.init(k, shape))(key)
-    return adopt(experiment, state, say)
+def _compiled(run: _Run, state: Any, batch: dict[str, np.ndarray]) -> Callable[..., tuple[Any, Any]]:
+    """The step, ready to be taken."""
+    experiment, parallel = run.experiment, run.parallel
+    program = _program(experiment.method, experiment.training.colour, parallel.strategy, tuple(parallel.devices))
+    say("compiling the first step: a minute or so, longer on a busy machine; once for each program")
+    rates = {**hyper(experiment, 1.0), SKIPS_LEFT: np.int32(0)}
+    placed, key = parallel.put_batch(_for_device(batch)), device_key(experiment.seed, "train", 0)
+    with run.spent.on("compile"), run.stop.at_once("a compilation"):
+        return program.ready(state, placed, rates, key)
 
 
-def _with_augmentation(method: Any, experiment: Experiment) -> Callable[..., tuple[Any, Any]]:
+@lru_cache(maxsize=8)
+def _program(method: Any, colour: float, strategy: str, chosen: tuple[jax.Device, ...]) -> Program:
+    """One program for every training in this process that differs in numbers alone."""
+    parallel = Parallel(strategy, chosen)
+    step = with_augmentation(dataclasses.replace(method, axis_name=parallel.axis_name), colour)
+    return parallel.program(guarded(step))
+
+
+def with_augmentation(method: Any, amount: float) -> Callable[..., tuple[Any, Any]]:
     """uint8 batches to [0, 1], colour drawn anew for each image, then the method's step."""
-    amount = experiment.training.colour
     colour = Colour(amount, amount, amount)
 
     def step(state: Any, batch: Any, rates: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -204,140 +291,87 @@ def hyper(experiment: Experiment, factor: float) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
-# ------------------------------------------------------------------------------------------- validation
+# -------------------------------------------------------------------------------------------- validation
 
-def _validate(
-    validate: Validator, records: Records, bar: tqdm, state: Any, step: int, experiment: Experiment
-) -> bool:
-    """Runs one validation, records it, and says whether it is the best so far."""
-    metric, direction = experiment.method.selection
-    before = records.best(metric, direction)
-    found = validate(state)
+
+def _validation_is_due(run: _Run, step: int) -> bool:
+    """Whether the checkpoint that training goes on from has not been validated as it should be."""
+    training = run.experiment.training
+    due = step > 0 and (step % training.validate_every == 0 or step == training.steps)
+    return due and not any(r["event"] == "validation" and r["step"] == step for r in run.records)
+
+
+def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
+    """Runs one validation and records it."""
+    metric, direction = run.experiment.method.selection
+    before = run.records.best(metric, direction)
+    with run.spent.on("evaluation"), run.stop.at_once("a validation"):
+        found = run.validate(state)
     value = found[metric]
     if value is not None and not math.isfinite(value):
-        raise CracksError(f"step {step}: validation {metric} is {value}; lower the learning rate or start anew")
-    records.append("validation", step, **found)
-    bar.write(f"step {step}: validation {metric} {_short(value)}" + _best_so_far(before), file=sys.stderr)
-    if value is None:
-        return False
-    return before is None or (value < before[1] if direction == "min" else value > before[1])
-
-
-def _best_so_far(best: tuple[int, float] | None) -> str:
-    return "" if best is None else f" (best before {_short(best[1])} at step {best[0]})"
-
-
-def _best_step(records: Records, experiment: Experiment) -> int | None:
-    best = records.best(*experiment.method.selection)
-    return None if best is None else best[0]
-
-
-def _out_of_patience(records: Records, experiment: Experiment) -> bool:
-    patience = experiment.training.patience
-    return patience is not None and records.validations_since_best(*experiment.method.selection) >= patience
+        raise CracksError(
+            f"step {step}: validation {metric} is {value} although the state is finite; lower training.learning_rate "
+            "and train anew"
+        )
+    run.tolerated(lambda: run.records.append("validation", step, **found))
+    so_far = "" if before is None else f" (best before {_short(before[1])} at step {before[0]})"
+    bar.write(f"step {step}: validation {metric} {_short(value)}{so_far}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------- on disk
 
 
-def _open_checkpoints(folder: Path) -> Checkpoints:
+def _open_checkpoints(folder: Path, experiment: Experiment) -> Checkpoints:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return Checkpoints(folder / CHECKPOINTS)
+        for leftover in folder.glob("*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        return Checkpoints(folder / CHECKPOINTS, experiment.run_id)
     except OSError as error:
         raise CracksError(f"{folder}: cannot be written ({error.strerror}); give another --run") from error
 
 
-def _save(checkpoints: Checkpoints, step: int, state: Any, records: Records, experiment: Experiment) -> None:
-    """A finite loss can have a gradient that is not: no such state takes the place of a good one."""
-    wrong = first_not_finite(state)
-    if wrong is not None:
-        raise CracksError(
-            f"step {step}: {wrong} is not finite, so it is not saved; the last checkpoint is finite. "
-            "Lower training.learning_rate, or look at the images of this step"
-        )
-    checkpoints.save(step, state, best=_best_step(records, experiment))
+def _latest(
+    experiment: Experiment, checkpoints: Checkpoints, fresh: tuple[Any, list[str]] | None
+) -> tuple[int, Any, list[str] | None]:
+    """(step, state, names of the pretrained arrays) to start from; None for the names where a checkpoint holds them."""
+    found = checkpoints.newest(state_like(experiment), say)
+    if found is None:
+        return 0, *(fresh or initial_state(experiment, say))
+    step, state = found
+    say(f"resuming from step {step}")
+    checkpoints.set_aside(newer_than=step)
+    return step, state, None
 
 
-def _note_first_step(folder: Path, metrics: Any, began: float) -> None:
-    """How long a start takes: data, compiling (or reading what was compiled before) and one step."""
-    jax.block_until_ready(metrics)
-    seconds = round(time.monotonic() - began, 2)
-    note_attempt(folder, seconds_to_first_step=seconds)
-    say(f"first step after {seconds:.1f} s")
+def _save(run: _Run, step: int, state: Any, *, must: bool) -> None:
+    """Begins a checkpoint; `must`: whatever the machine's setting, failing to write this one ends the training."""
+
+    def save() -> None:
+        run.checkpoints.save(step, state, best=run.best_step, before=run.records.sync)
+        if must:
+            run.checkpoints.wait()
+
+    with run.spent.on("checkpoint"):
+        save() if must else run.tolerated(save)
+        run.tolerated(lambda: run.attempt.note(step))
 
 
-def _finish(folder: Path, experiment: Experiment, records: Records, state: Any, step: int) -> dict[str, Any]:
-    metric, direction = experiment.method.selection
-    best = records.best(metric, direction)
-    last = [r for r in records if r["event"] == "validation"]
+def _finish(run: _Run, state: Any, step: int) -> dict[str, Any]:
+    metric, direction = run.experiment.method.selection
+    best = run.records.best(metric, direction)
+    last = [r for r in run.records if r["event"] == "validation"]
     metrics = {
-        "run_id": experiment.run_id,
+        "run_id": run.experiment.run_id,
         "step": step,
         "best_step": best[0] if best else step,
         f"best_{metric}": best[1] if best else None,
         "validation": {k: v for k, v in last[-1].items() if k != "event"} if last else None,
         "state_sha256": state_sha256(state),
     }
-    write_json(folder / METRICS, metrics)
+    write_json(run.folder / METRICS, metrics)
+    run.attempt.end("finished", step)
     return metrics
-
-
-# ------------------------------------------------------------------------------------ progress and stopping
-
-
-def _log(records: Records, bar: tqdm, experiment: Experiment, step: int, metrics: Any, steps_per_epoch: float) -> None:
-    """Looks at one step's metrics: a loss that is not finite ends the run, every so often they are recorded."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not all(map(math.isfinite, values.values())):
-        raise CracksError(
-            f"step {step}: the loss is {values['loss']} ({values}); the last checkpoint is finite. "
-            "Lower training.learning_rate, or look at the images of this step"
-        )
-    bar.update(step - bar.n)
-    bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-    if step % experiment.machine.log_every == 0 or step == experiment.training.steps:
-        rounded = {name: round(value, 6) for name, value in values.items()}
-        records.append("train", step, epoch=math.floor(step / steps_per_epoch), **rounded)
-
-
-def progress(start: int, steps: int) -> tqdm:
-    """Steps done, rate and time left, on standard error; rarely where that is a file."""
-    interactive = sys.stderr.isatty()
-    return tqdm(
-        total=steps, initial=start, unit="step", mininterval=0.5 if interactive else 15, file=sys.stderr,
-        dynamic_ncols=interactive, desc="training",
-    )
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first SIGTERM or SIGINT asks for a stop after the current step; a second one leaves at once.
-
-    At once means without tidying up: compiled code still runs in other threads, and an interpreter that ends under it
-    ends in a segmentation fault. What is on disk is whole, so the same command goes on from the last saved step.
-    """
-    asked = False
-    old: dict[signal.Signals, Any] = {}
-
-    def handler(number: int, _frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            say("stopped at once; run the same command again to go on from the last saved step")
-            os._exit(STOPPED)
-        asked = True
-        say("stopping after this step; once more to stop at once")
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            old[number] = signal.signal(number, handler)
-    except ValueError:
-        pass  # not in the main thread: whoever started it handles signals
-    try:
-        yield lambda: asked
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 def say(text: str) -> None:

@@ -5,15 +5,18 @@ A validator is made once for a training, and maps a state to named numbers; `met
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cracks_jax.data.datasets import Dataset
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.pipeline import windows
 from cracks_jax.experiment import Experiment
+from cracks_jax.methods.detection import Detection
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.metrics.counts import Counts
 from cracks_jax.ops.corruption import multiscale_squares
@@ -21,6 +24,8 @@ from cracks_jax.predict import Scorer
 from cracks_jax.runtime.randomness import device_key
 
 Validator = Callable[[Any], dict[str, float | None]]
+# Windows that are restored in one call.
+_MOST = 32
 
 
 def validator(experiment: Experiment, validation: Dataset) -> Validator:
@@ -35,24 +40,34 @@ def _restoration_validator(experiment: Experiment, method: Restoration, validati
     side = experiment.data.pipeline.crop
     images = windows(validation, side)
     masks = multiscale_squares(side)
-    how = experiment.detection
-    key = device_key(experiment.seed, "validation", 0)
+    size = -(-len(images) // -(-len(images) // _MOST))  # as few calls as _MOST allows, all of one size
+    terms = _restoration_terms(method, experiment.detection, experiment.seed)
+
+    def validate(state: Any) -> dict[str, float | None]:
+        needed = {"generator": state["generator"]}
+        sums = {"mae": 0.0, "ssim": 0.0, "msgms": 0.0}
+        for first in range(0, len(images), size):
+            chunk = images[first : first + size]
+            # The last one is filled up with copies that do not count: another size would be another program.
+            full = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            for keep in masks:
+                for name, values in terms(needed, full, keep).items():
+                    sums[name] += float(np.asarray(values, np.float64)[: len(chunk)].sum()) / (len(images) * len(masks))
+        return {"restoration_loss": sum(sums.values()), **sums}
+
+    return validate
+
+
+@lru_cache(maxsize=8)
+def _restoration_terms(method: Restoration, how: Detection, seed: int) -> Callable[..., dict[str, jax.Array]]:
+    """(state, uint8 windows, mask) -> each term of each window; one program for all validations of a process."""
+    key = device_key(seed, "validation", 0)
 
     @jax.jit
     def terms(state: Any, chunk: jax.Array, keep: jax.Array) -> dict[str, jax.Array]:
         return method.validation_terms(state, chunk.astype(jnp.float32) / 255, keep, key, how)
 
-    def validate(state: Any) -> dict[str, float | None]:
-        needed = {k: state[k] for k in ("generator",)}
-        sums: dict[str, float] = {"mae": 0.0, "ssim": 0.0, "msgms": 0.0}
-        for first in range(0, len(images), 32):
-            chunk = images[first : first + 32]
-            for keep in masks:
-                for name, value in terms(needed, chunk, keep).items():
-                    sums[name] += float(value) * len(chunk) / (len(images) * len(masks))
-        return {"restoration_loss": sum(sums.values()), **sums}
-
-    return validate
+    return terms
 
 
 def _segmentation_validator(experiment: Experiment, validation: Dataset) -> Validator:

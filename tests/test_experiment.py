@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.experiment import Experiment, apply_settings, from_json, load_file, science, to_json
+from cracks_jax.experiment import _LATER, Experiment, apply_settings, from_json, load_file, science, to_json
 from cracks_jax.methods.presets import DETECTION_PRESETS, LOSSES
 from cracks_jax.methods.restoration import Losses, Restoration
 from cracks_jax.methods.segmentation import Segmentation
@@ -136,11 +136,36 @@ def test_any_science_field_changes_the_run_id_and_no_machine_field_does(restorat
 
 
 def test_every_field_outside_machine_is_hashed(restoration):
-    """No field can be forgotten: the hashed tree has every dataclass's every field."""
-    tree = science(restoration)
+    """No field can be forgotten: the hashed tree has every dataclass's every field, once it is used."""
+    assert USED.keys() == _LATER.keys()
+    tree = science(apply_settings(restoration, [f"{'.'.join(path)}={value}" for path, value in USED.items()]))
     for part, node in ((tree, restoration), (tree["data"], restoration.data), (tree["training"], restoration.training)):
         assert set(part) | {"machine"} >= {f.name for f in dataclasses.fields(node)}
     assert tree["method"]["kind"] == "restoration" and "machine" not in tree
+
+
+# Settings that came after the first runs, each with a value that is not its default.
+USED = {("data", "bad_images"): "drop", ("training", "skip_non_finite"): 3}
+
+
+@pytest.mark.parametrize(
+    ("stem", "form", "run_id"),
+    [
+        ("crackseg_deepcrack", "paper", "e7baeac4"),
+        ("crackseg_crack500", "cpu", "f3353ada"),
+        ("upcracknet_deepcrack", "smoke", "8d9748ac"),
+    ],
+)
+def test_settings_that_came_later_leave_the_names_of_earlier_runs_as_they_were(stem, form, run_id):
+    assert load_file(f"{FOLDER / stem}.py:{form}").run_id == run_id
+
+
+@pytest.mark.parametrize("path", USED, ids=".".join)
+def test_a_later_setting_is_hashed_when_it_is_used_and_survives_json_either_way(restoration, path):
+    changed = apply_settings(restoration, [f"{'.'.join(path)}={USED[path]}"])
+    assert changed.run_id != restoration.run_id and path[1] not in science(restoration)[path[0]]
+    for one in (changed, restoration):
+        assert dataclasses.replace(from_json(to_json(one)), machine=one.machine) == one
 
 
 def test_where_data_lie_is_no_science_and_is_not_recorded(crackseg):
@@ -213,6 +238,7 @@ def test_values_are_converted_to_their_fields_types(restoration):
         ("training.steps=0", "training.steps is 0; expected at least 1"),
         ("method.depth=6", "method.depth is 6; windows of 32 px"),
         ("data.pipeline.crop=40", "crop"),
+        ("data.bad_images=skip", "'skip'; expected one of fail, replace, drop"),
         ("seed=-1", "seed is -1; expected 0 to"),
     ],
 )

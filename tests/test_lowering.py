@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runtime.parallel import Parallel, devices
-from cracks_jax.train import _with_augmentation
+from cracks_jax.train import with_augmentation
 from tests import tiny
 from tests.tiny import short_trunk  # noqa: F401
 
@@ -32,7 +33,8 @@ def _programs(name, strategy, dtype="float32"):
     kind = "segmentation" if name == "crackseg" else "restoration"
     experiment = dataclasses.replace(tiny.experiment(Path("unused"), kind, colour=0.3), method=method)
     parallel = Parallel(strategy, devices(DEVICES))
-    step = parallel.compile(_with_augmentation(dataclasses.replace(method, axis_name=parallel.axis_name), experiment))
+    mapped = dataclasses.replace(method, axis_name=parallel.axis_name)
+    step = parallel.compile(guarded(with_augmentation(mapped, experiment.training.colour)))
     step = jax.jit(step) if strategy == "pmap" else step
     arguments = _shapes(method, strategy)
     return {
@@ -49,7 +51,7 @@ def _shapes(method, strategy):
     if strategy == "pmap":
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((DEVICES, *x.shape), x.dtype), state)
         batch = {k: v.reshape(DEVICES, len(v) // DEVICES, *v.shape[1:]) for k, v in batch.items()}
-    return state, batch, tiny.hyper(), jax.random.key(0)
+    return state, batch, {**tiny.hyper(), SKIPS_LEFT: np.int32(0)}, jax.random.key(0)
 
 
 def _count(program, operation):

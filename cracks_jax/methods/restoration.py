@@ -247,18 +247,23 @@ class Restoration:
         keep: Float[Array, "h w 1"],
         key: PRNGKeyArray,
         how: Detection,
-    ) -> dict[str, Float[Array, ""]]:
-        """MAE, 1 - SSIM and MSGMS of undamaged windows restored under one mask; their sum selects the checkpoint.
+    ) -> dict[str, Float[Array, " b"]]:
+        """MAE, 1 - SSIM and MSGMS of each undamaged window restored under one mask; their sum selects the checkpoint.
 
         Always in our own loss forms, unweighted, so that runs with different training losses can be compared.
         """
         x = self._to_network(images)
         restored = self.restore(state, jnp.where(keep > 0, x, -1.0), key, how)
-        return {
-            "mae": restoration.mae(restored, x),
-            "ssim": 1 - restoration.ssim(restored, x),
-            "msgms": restoration.msgms_loss(restored, x),
-        }
+
+        def of_one(a: Array, b: Array) -> dict[str, Array]:
+            a, b = a[None], b[None]
+            return {
+                "mae": restoration.mae(a, b),
+                "ssim": 1 - restoration.ssim(a, b),
+                "msgms": restoration.msgms_loss(a, b),
+            }
+
+        return jax.vmap(of_one)(restored, x)
 
     def restore(self, state: State, x: Array, key: PRNGKeyArray, how: Detection) -> Array:
         """The generator's answer to images in [-1, 1], batch norm and dropout as detection has them."""

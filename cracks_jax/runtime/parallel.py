@@ -69,7 +69,22 @@ class Parallel:
         return jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
 
     def compile(self, step: Step) -> Step:
-        """The step, compiled once; the old state's memory is reused for the new one."""
+        """The step, compiled when it is called; the old state's memory is reused for the new one."""
+        wrapped = self._wrapped(step)
+        if self.strategy == "jit":
+            return wrapped
+
+        def run(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
+            state, metrics = wrapped(state, batch, hyper, key)
+            return state, self._one_copy(metrics)
+
+        return run
+
+    def program(self, step: Step) -> "Program":
+        """The same, to be compiled when it is told to."""
+        return Program(self._wrapped(step), self._one_copy)
+
+    def _wrapped(self, step: Step) -> Any:
         if self.strategy == "jit":
             return jax.jit(
                 step,
@@ -77,15 +92,40 @@ class Parallel:
                 out_shardings=(self.replicated, self.replicated),
                 donate_argnums=0,
             )
-        mapped = jax.pmap(
-            step, axis_name=AXIS, in_axes=(0, 0, None, None), devices=self.devices, donate_argnums=0
-        )
+        return jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, None, None), devices=self.devices, donate_argnums=0)
 
-        def run(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
-            state, metrics = mapped(state, batch, hyper, key)
-            return state, jax.tree.map(lambda x: x[0], metrics)
+    def _one_copy(self, metrics: Any) -> Any:
+        return metrics if self.strategy == "jit" else jax.tree.map(lambda x: x[0], metrics)
 
-        return run
+
+class Program:
+    """A step that is traced and compiled once for arguments of one shape: what another process compiled is read.
+
+    Called with other shapes it raises instead of compiling in silence.
+    """
+
+    def __init__(self, wrapped: Any, one_copy: Callable[[Any], Any]):
+        self._wrapped, self._one_copy = wrapped, one_copy
+        self._compiled: dict[Any, Any] = {}
+
+    def ready(self, state: Any, batch: Any, hyper: Any, key: Any) -> Step:
+        """Compiles, unless arguments like these have been compiled for; takes no step."""
+        arguments = (state, batch, hyper, key)
+        leaves, tree = jax.tree.flatten(arguments)
+        like = tree, tuple((np.shape(leaf), np.dtype(leaf.dtype) if not _is_key(leaf) else "key") for leaf in leaves)
+        if like not in self._compiled:
+            self._compiled[like] = self._wrapped.lower(*arguments).compile()
+        compiled = self._compiled[like]
+
+        def step(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
+            state, metrics = compiled(state, batch, hyper, key)
+            return state, self._one_copy(metrics)
+
+        return step
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _replicate(tree: Any, chosen: Sequence[jax.Device]) -> Any:

@@ -1,12 +1,13 @@
 """A run's log: one JSON object per line, append-only, each step once even after a resume."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, WriteError
 
 
 class Records:
@@ -14,16 +15,36 @@ class Records:
 
     def __init__(self, path: Path):
         self.path = path
+        self._unwritten: list[str] = []  # what an append that failed left to the next one
 
     def append(self, event: str, step: int, **values: Any) -> None:
-        line = json.dumps({"event": event, "step": step, **values}, allow_nan=False)
+        """Adds one line, whole or not at all.
+
+        Raises:
+          WriteError: it could not be written; the next append writes it too, if there is one.
+        """
+        self._unwritten.append(json.dumps({"event": event, "step": step, **values}, allow_nan=False))
+        lines = "".join(line + "\n" for line in self._unwritten).encode()
         try:
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+            with self.path.open("ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    if file.write(lines) != len(lines):  # a full disk takes what fits
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(before)
+                    raise
         except OSError as error:
-            raise CracksError(
+            raise WriteError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or choose another --run"
             ) from error
+        self._unwritten.clear()
+
+    def sync(self) -> None:
+        """Until what was appended is on the disk itself."""
+        if self.path.exists():
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every record in order. A last line cut off by a killed run is passed over; other damage is a CracksError."""
@@ -42,14 +63,14 @@ class Records:
         if not self.path.exists():
             return
         try:
-            text = self.path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CracksError(f"{self.path}: cannot be read as text ({error}); {_REMEDY}") from error
-        lines = text.split("\n")
+            lines = self.path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise CracksError(f"{self.path}: cannot be read ({error.strerror}); {_REMEDY}") from error
         for number, line in enumerate(lines, 1):
             record = _parsed(line)
-            if record is not None or (line and number < len(lines)):
-                yield number, line, record
+            cut_off = number == len(lines) and line.startswith(b"{")
+            if record is not None or (line and not cut_off):
+                yield number, line.decode(errors="backslashreplace"), record
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are about to be taken again."""
@@ -59,7 +80,8 @@ class Records:
             temporary.write_text("".join(line + "\n" for line in kept))
             os.replace(temporary, self.path)
         except OSError as error:
-            raise CracksError(f"{self.path}: cannot be written ({error.strerror}); free space and run again") from error
+            temporary.unlink(missing_ok=True)
+            raise WriteError(f"{self.path}: cannot be written ({error.strerror}); free space and run again") from error
 
     def best(self, metric: str, direction: str) -> tuple[int, float] | None:
         """(step, value) of the best validation so far; the earliest wins a tie; None before the first."""
@@ -77,10 +99,10 @@ class Records:
 _REMEDY = "delete what is damaged, or restore the file"
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("step"), int)
     return record if whole else None
@@ -99,7 +121,7 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise CracksError(
+        raise WriteError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
         ) from error
 
@@ -113,5 +135,5 @@ def read_json(path: Path) -> dict[str, Any]:
         return value
     except FileNotFoundError as error:
         raise CracksError(f"{path}: is missing; expected a run directory made by `cracks-jax train`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CracksError(f"{path}: cannot be read as JSON ({error}); restore it or train again") from error

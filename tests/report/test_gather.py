@@ -111,7 +111,7 @@ DAMAGE = {
     "experiment odd": ("experiment.json", lambda path: path.write_text('{"science": 3}'), "science cannot be what was"),
     "experiment a pipe": ("experiment.json", _pipe, "is no regular file"),
     "records garbage": ("records.jsonl", lambda path: path.write_text("x\n" + path.read_text()), "no records in line"),
-    "records binary": ("records.jsonl", lambda path: path.write_bytes(b"\xff\xfe\n"), "cannot be read as text"),
+    "records binary": ("records.jsonl", lambda path: path.write_bytes(b"\xff\xfe\n"), "no records in line"),
     "records a pipe": ("records.jsonl", _pipe, "is no regular file"),
     "metrics garbage": ("metrics.json", lambda path: path.write_text("{"), "cannot be read as JSON"),
     "metrics a pipe": ("metrics.json", _pipe, "is no regular file"),

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cracks_jax.errors import CracksError
-from cracks_jax.runtime.checkpoints import Checkpoints, first_not_finite, state_sha256
+from cracks_jax.errors import CracksError, WriteError
+from cracks_jax.runtime import checkpoints as module
+from cracks_jax.runtime.checkpoints import Checkpoints, DamagedCheckpoint, first_not_finite, state_sha256
+
+RUN = "0badcafe"
 
 
 def _state(seed=0):
@@ -23,7 +26,7 @@ def _state(seed=0):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    opened = Checkpoints(tmp_path / "checkpoints")
+    opened = Checkpoints(tmp_path / "checkpoints", RUN)
     yield opened
     opened.close()
 
@@ -37,7 +40,7 @@ def _saved(checkpoints, steps, best=None):
 def test_another_process_would_get_the_same_bits(checkpoints):
     """A second object on the same folder knows nothing of the first, as after a restart."""
     _saved(checkpoints, [7])
-    again = Checkpoints(checkpoints.folder)
+    again = Checkpoints(checkpoints.folder, RUN)
     state = again.restore(7, jax.tree.map(jnp.zeros_like, _state()))
     assert state_sha256(state) == state_sha256(_state(7)) and state["step"].dtype == jnp.int32
 
@@ -53,12 +56,14 @@ def test_what_is_saved_is_what_the_state_was_then(checkpoints):
     assert state_sha256(checkpoints.restore(3, _state())) == state_sha256(_state(3))
 
 
-def test_the_newest_and_the_best_are_kept(checkpoints):
+def test_the_two_newest_and_the_best_are_kept(checkpoints):
     for step in range(1, 7):
         checkpoints.save(step, _state(step), best=2 if step >= 2 else 1)
-    checkpoints.prune(best=2)
-    assert checkpoints.steps() == [2, 6]
-    assert sorted(int(p.name) for p in checkpoints.folder.iterdir() if p.name.isdigit()) == [2, 6]
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 5, 6]
+    checkpoints.prune(best=5)
+    assert checkpoints.steps() == [5, 6]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["5", "6"]
 
 
 def test_saving_a_step_again_changes_nothing(checkpoints):
@@ -89,33 +94,83 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(checkpoints):
         checkpoints.restore(5, _state())
 
 
-# orbax leaves a read of its own hanging where another one failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_truncated_files_are_said_and_the_other_checkpoint_still_reads(checkpoints):
-    """Every file of some size in turn would be slow; the array data is what a full disk cuts."""
-    _saved(checkpoints, [1, 2], best=1)
-    for path in sorted((checkpoints.folder / "2").rglob("*")):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    again = Checkpoints(checkpoints.folder)
-    with pytest.raises(CracksError, match="2: the checkpoint.* cannot be read .* delete that folder to go on"):
-        again.restore(2, _state())
-    assert state_sha256(again.restore(1, _state())) == state_sha256(_state(1))
-    shutil.rmtree(checkpoints.folder / "2")
-    assert Checkpoints(checkpoints.folder).steps() == [1]
+def test_a_state_that_is_not_finite_is_not_saved(checkpoints):
+    _saved(checkpoints, [1])
+    bad = _state(2)
+    bad["network"]["params"]["conv"]["kernel"] = bad["network"]["params"]["conv"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
+    checkpoints.save(2, bad, best=None)
+    with pytest.raises(CracksError, match="step 2: network/params/conv/kernel is not finite, so it is not saved"):
+        checkpoints.wait()
+    assert checkpoints.steps() == [1]
 
 
-@pytest.mark.parametrize("damage", ["description", "everything"])
-def test_a_checkpoint_without_description_or_files_is_said(checkpoints, damage):
+def test_the_newest_intact_one_is_restored_and_the_damaged_file_is_named(checkpoints):
+    _saved(checkpoints, [1, 2, 3], best=1)
+    (data,) = (checkpoints.folder / "3" / "arrays" / "d").iterdir()
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    shutil.rmtree(checkpoints.folder / "2" / "arrays")
+    said = []
+    step, state = Checkpoints(checkpoints.folder, RUN).newest(_state(), said.append)
+    assert step == 1 and state_sha256(state) == state_sha256(_state(1))
+    assert len(said) == 2 and all("the newest intact checkpoint is 1" in text for text in said)
+    assert str(data) in said[0] and "checkpoints/2/arrays/" in said[1] and "is missing" in said[1]
+    with pytest.raises(DamagedCheckpoint, match="its bytes are not those that were written"):
+        checkpoints.restore(3, _state())
+
+
+def test_where_nothing_was_saved_there_is_nothing_to_restore(checkpoints):
+    (checkpoints.folder / "notes").mkdir()
+    (checkpoints.folder / "007").mkdir()
+    (checkpoints.folder / "8").write_text("a file")
+    assert checkpoints.newest(_state(), pytest.fail) is None
+
+
+def test_what_is_retaken_is_set_aside_until_it_is_saved_again(checkpoints):
     _saved(checkpoints, [1, 2], best=1)
-    folder = checkpoints.folder / "2"
-    if damage == "description":
-        (folder / "default" / "_METADATA").write_text("{")
-    else:
-        shutil.rmtree(folder)
-        folder.mkdir()
-    with pytest.raises(CracksError, match="2: the checkpoint.* cannot be read .*; else delete that folder to go on"):
-        Checkpoints(checkpoints.folder).restore(2, _state())
+    (checkpoints.folder / "2" / "digests.json").unlink()
+    checkpoints.set_aside(newer_than=1)
+    assert checkpoints.steps() == [1] and (checkpoints.folder / "2.damaged").is_dir()
+    _saved(checkpoints, [2])
+    assert checkpoints.steps() == [1, 2] and not (checkpoints.folder / "2.damaged").exists()
+
+
+def test_a_wrong_array_is_noticed_even_where_every_file_is_right(checkpoints, monkeypatch):
+    """As memory that fails between the disk and the network would make it."""
+    _saved(checkpoints, [1])
+    monkeypatch.setattr(checkpoints._orbax, "restore", lambda *_, **__: _state(4))
+    with pytest.raises(DamagedCheckpoint, match="network/params/conv/kernel is not the array that was saved"):
+        checkpoints.restore(1, _state())
+
+
+def test_a_save_that_fails_is_said_leaves_nothing_behind_and_the_next_one_works(checkpoints, monkeypatch):
+    _saved(checkpoints, [1])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sync", full)
+        checkpoints.save(2, _state(2), best=None)
+        with pytest.raises(WriteError, match="checkpoint 2 could not be written .No space left .* intact; free space"):
+            checkpoints.wait()
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]
+    _saved(checkpoints, [3])
+    assert checkpoints.steps() == [1, 3]
+
+
+def test_leftovers_of_a_kill_are_cleaned_by_the_next_start_and_not_by_a_reader(checkpoints):
+    (checkpoints.folder / "5.saving" / "arrays").mkdir(parents=True)
+    Checkpoints(checkpoints.folder, RUN, read_only=True)
+    assert (checkpoints.folder / "5.saving").exists()
+    Checkpoints(checkpoints.folder, RUN)
+    assert list(checkpoints.folder.iterdir()) == []
+
+
+def test_what_must_not_be_older_than_the_checkpoint_is_done_before_it_has_its_name(checkpoints):
+    seen = []
+    checkpoints.save(1, _state(), best=None, before=lambda: seen.append(checkpoints.steps()))
+    checkpoints.wait()
+    assert seen == [[]] and checkpoints.steps() == [1]
 
 
 def test_a_full_disk_is_said_before_anything_is_written(checkpoints, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from cracks_jax.errors import UsageError
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
-from cracks_jax.train import _with_augmentation
+from cracks_jax.train import with_augmentation
 from tests import tiny
 from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401
 
@@ -25,7 +25,7 @@ def _run(kind, strategy, count, dtype, colour=0.0):
     experiment = _experiment(kind, colour)
     parallel = Parallel(strategy, devices(count))
     method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
-    step = parallel.compile(_with_augmentation(method, experiment))
+    step = parallel.compile(with_augmentation(method, experiment.training.colour))
     state = parallel.put_state(tiny.state_of(experiment.method, dtype=dtype))
     rng, losses = np.random.default_rng(1), []
     for number in range(STEPS):
@@ -38,7 +38,7 @@ def _run(kind, strategy, count, dtype, colour=0.0):
 
 def _on_one_device(kind, dtype, colour=0.0):
     experiment = _experiment(kind, colour)
-    step = jax.jit(_with_augmentation(experiment.method, experiment))
+    step = jax.jit(with_augmentation(experiment.method, experiment.training.colour))
     state, rng, losses = tiny.state_of(experiment.method, dtype=dtype), np.random.default_rng(1), []
     for number in range(STEPS):
         batch = tiny.bytes_batch(rng)

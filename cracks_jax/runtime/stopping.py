@@ -1,0 +1,103 @@
+"""A polite stop: the first SIGTERM or SIGINT asks, a second one leaves at once.
+
+A Python signal handler cannot run while the main thread is inside a compilation or a long step. So the interpreter only
+writes each signal's number into a pipe, and a thread that reads the pipe decides.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+STOPPED = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END = b"\0"  # no signal has the number 0
+
+
+class Stop:
+    """Whether a stop was asked for.
+
+    `before_leaving` is called before the process leaves at once while something long is under way: what it does is
+    bounded by a second signal only.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before_leaving: Callable[[], None] = lambda: None
+        self._long: str | None = None
+
+    @contextmanager
+    def at_once(self, what: str) -> Iterator[None]:
+        """While this takes long and changes nothing on disk (compiling, say), a first signal ends the process."""
+        self._long = what
+        try:
+            if self.asked:
+                self._leave()
+            yield
+        finally:
+            self._long = None
+
+    def _signalled(self) -> None:
+        if self.asked:
+            _say("stopped at once; run the same command again to go on from the last saved step")
+            os._exit(STOPPED)
+        self.asked = True
+        if self._long is None:
+            _say("stopping after this step; once more to stop at once")
+        else:  # in a thread of its own: this one must hear a second signal
+            Thread(target=self._leave, daemon=True).start()
+
+    def _leave(self) -> None:
+        """Without tidying up: compiled code runs in other threads, and an interpreter that ends under it crashes."""
+        try:
+            self.before_leaving()
+        finally:
+            _say(f"stopped during {self._long}; run the same command again to go on from the last saved step")
+            os._exit(STOPPED)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """Signals mean a `Stop` inside; elsewhere than in the main thread, whoever started it handles signals."""
+    stop, old = Stop(), {}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        for number in _SIGNALS:
+            old[number] = signal.signal(number, _heard)
+        pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    except ValueError:  # not in the main thread
+        os.close(reading)
+        os.close(writing)
+        yield stop
+        return
+    listener = Thread(target=_listen, args=(reading, stop), name="signals", daemon=True)
+    listener.start()
+    try:
+        yield stop
+    finally:
+        signal.set_wakeup_fd(pipe_before)
+        for number, previous in old.items():
+            signal.signal(number, previous)
+        os.write(writing, _END)
+        listener.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def _heard(_number: int, _frame: Any) -> None:
+    """Nothing: that there is a handler makes the interpreter write the number into the pipe."""
+
+
+def _listen(reading: int, stop: Stop) -> None:
+    numbers = {bytes([number]) for number in _SIGNALS}
+    while (heard := os.read(reading, 1)) != _END:
+        if heard in numbers:
+            stop._signalled()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
