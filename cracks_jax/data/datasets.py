@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +84,11 @@ class Dataset:
         """`name:split`, as it would be asked for."""
         return f"{self.name}:{self.split}" if self.split else self.name
 
-    def digest(self) -> str:
-        """SHA-256 over stems, file names and contents, sorted; the same wherever the files lie."""
+    def digest(self, *, tolerant: bool = False) -> str:
+        """SHA-256 over stems, file names and contents, sorted; the same wherever the files lie.
+
+        CracksError where a file cannot be read or is empty; `tolerant` takes all such for empty.
+        """
         files = [
             (f"{record.stem}\0{role}\0{path.name}\0", path)
             for record in sorted(self.records, key=lambda r: r.stem)
@@ -94,7 +97,8 @@ class Dataset:
         ]
         total = hashlib.sha256()
         with ThreadPoolExecutor(4) as pool:
-            for (name, _), content in zip(files, pool.map(_sha256, (path for _, path in files)), strict=True):
+            contents = pool.map(lambda file: _sha256(file[1], tolerant), files)
+            for (name, _), content in zip(files, contents, strict=True):
                 total.update(name.encode() + content)
         return total.hexdigest()
 
@@ -193,19 +197,23 @@ def _together(parts: Sequence[Dataset]) -> Dataset:
 
 
 def split_validation(
-    dataset: Dataset, fraction: float = 0.1, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    fraction: float = 0.1,
+    progress: Callable[[int, int], None] | None = None,
+    unreadable: Collection[Path] = (),
 ) -> tuple[Dataset, Dataset]:
     """(training, validation): the fraction of records that a hash of names picks, rounded up, at least one.
 
     Windows of one photograph and near-duplicates stay together, and groups are taken in the order of the
     SHA-256 of their name: so neither the order of the files nor, largely, the rest of the set matters. A
     group that would overshoot the fraction by half is passed over. Every image is read once
-    (`progress(done, total)`).
+    (`progress(done, total)`), but those known to be `unreadable`: they are split as if they had been whole, only that
+    nothing is their near-duplicate.
     CracksError where all images belong together, so that nothing can be held out.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"validation fraction {fraction}: expected a number between 0 and 1")
-    groups = _groups(dataset, progress)
+    groups = _groups(dataset, progress, unreadable)
     target = math.ceil(fraction * len(dataset) - 1e-9)
     chosen: list[str] = []
     for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
@@ -280,11 +288,19 @@ def _first(items: Sequence[Path | str], count: int = 3) -> str:
     return ", ".join(names) + (", ..." if len(items) > count else "")
 
 
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(read_bytes(path)).digest()
+def _sha256(path: Path, tolerant: bool) -> bytes:
+    try:
+        content = read_bytes(path)
+    except CracksError:
+        if not tolerant:
+            raise
+        content = b""
+    return hashlib.sha256(content).digest()
 
 
-def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> dict[str, list[str]]:
+def _groups(
+    dataset: Dataset, progress: Callable[[int, int], None] | None, unreadable: Collection[Path]
+) -> dict[str, list[str]]:
     """Stems that must stay together, under the least of their photographs' names."""
     sources = _manifest_sources(dataset)
     names = [photograph(sources.get(record.stem, record.stem)) for record in dataset]
@@ -295,7 +311,7 @@ def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> di
             name = parent[name]
         return name
 
-    vectors = signatures([record.image for record in dataset], progress)
+    vectors = signatures([record.image for record in dataset], progress, unreadable)
     for i, j, _ in near_duplicates(vectors):
         a, b = sorted((top(names[i]), top(names[j])))
         parent[b] = a

@@ -6,7 +6,7 @@ images the only real pair correlates at 0.996 and the next at 0.56; on Crack500'
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,12 +31,17 @@ def signature(thumbnail: Float[np.ndarray, "32 32"]) -> Float[np.ndarray, "1024"
 
 
 def signatures(
-    paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    progress: Callable[[int, int], None] | None = None,
+    unreadable: Collection[Path] = (),
 ) -> Float[np.ndarray, "n 1024"]:
-    """Reads every image once, in threads; `progress(done, total)`. CracksError names an unreadable image."""
+    """Reads every image once, in threads; `progress(done, total)`. CracksError names an unreadable image.
+
+    Images known to be `unreadable` are not opened; their signature is that of a flat image, which is like no other.
+    """
 
     def one(path: Path) -> np.ndarray:
-        return signature(read_thumbnail(path, SIDE))
+        return np.zeros(SIDE * SIDE, np.float32) if path in unreadable else signature(read_thumbnail(path, SIDE))
 
     rows = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

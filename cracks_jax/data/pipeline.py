@@ -1,9 +1,9 @@
 """From a data set to batches: shuffled, scaled, cropped, flipped, corrupted, batched, sharded.
 
-Batch i is a pure function of (seed, i): the endless order of the records is grain's shuffle, reshuffled at
-every epoch, and whatever is random about element p comes from `host_rng(seed, 'augment', p)`. So the numbers
-of workers, threads, hosts and restarts change nothing, and the place in the input is one integer. Each run of
-len(dataset) positions holds every record once; batches straddle the borders of epochs.
+Batch i is a pure function of (seed, i): the endless order of the records (`order.py`) is reshuffled at every epoch,
+and whatever is random about element p comes from `host_rng(seed, 'augment', p)`. So the numbers of workers, threads,
+hosts and restarts change nothing, and the place in the input is one integer. Each run of len(dataset) positions holds
+every record once (of bad records see `order.py`); batches straddle the borders of epochs.
 
 Images are uint8 RGB (b, h, w, 3), masks uint8 0/1 (b, h, w) with crack = 1, `keep` uint8 (b, 1, h, w, 1) with
 1 = kept, `corrupted` uint8 (b, 1, h, w, 3), `index` int64 (b,) the record numbers. Colour is the device's.
@@ -16,7 +16,7 @@ import os
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from cracks_jax.data.bad_images import REMEDY, check_size
 from cracks_jax.data.datasets import Dataset
 from cracks_jax.data.elements import (
     Element,
@@ -35,6 +36,7 @@ from cracks_jax.data.elements import (
     whole,
 )
 from cracks_jax.data.images import read_image, read_mask
+from cracks_jax.data.order import Policy, record_order
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.runtime.randomness import check_seed, host_rng
 
@@ -86,12 +88,7 @@ class Source:
             raise _no_mask(record.image)
         mask = read_mask(record.mask).astype(np.uint8)
         mask.flags.writeable = False
-        if mask.shape != image.shape[:2]:
-            found, expected = "x".join(map(str, mask.shape[::-1])), "x".join(map(str, image.shape[1::-1]))
-            raise CracksError(
-                f"{record.mask}: mask is {found} but its image is {expected}; masks must have their image's "
-                "size (`cracks-jax data check` lists every such pair)"
-            )
+        check_size(record, image, mask)
         return image, mask
 
     def _keep(self, number: int, pair: tuple[np.ndarray, np.ndarray | None]) -> None:
@@ -145,15 +142,6 @@ class _HostShare:
         return k // self.share * self.batch + self.first + k % self.share
 
 
-def record_order(records: int, seed: int) -> Any:
-    """Endless record numbers by position: a fresh permutation for each epoch (a grain MapDataset)."""
-    import grain
-
-    # grain seeds epoch e with seed + e: neighbouring seeds would share permutations, so spread them first.
-    spread = int(host_rng(seed, "shuffle", 0).integers(2**32))
-    return grain.MapDataset.range(records).shuffle(seed=spread).repeat()
-
-
 def batches(
     dataset: Dataset,
     settings: Pipeline,
@@ -167,6 +155,8 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     cache_mb: int = 512,
+    bad: Collection[int] = (),
+    policy: Policy = "fail",
 ) -> Iterator[Batch]:
     """Batches start, start + 1, ... of the endless input of (seed); close the iterator to stop its workers.
 
@@ -181,6 +171,8 @@ def batches(
       threads: threads that prepare batches ahead, in each worker or here; None: half of the cores, at most 8.
       process_index, process_count: this host among the hosts.
       cache_mb: decoded images kept in memory, in 2**20 bytes, per worker.
+      bad: numbers of the records that are known to be bad; they are never read.
+      policy: what stands in their positions: the next record (`replace`) or none (`drop`).
 
     Raises:
       UsageError: a setting is wrong.
@@ -207,16 +199,22 @@ def batches(
     demand(threads is None or whole(threads), f"threads is {threads!r}; give a whole number, at least 1")
     if not dataset.records:
         raise CracksError(f"{dataset.label}: no images in this set; training needs at least one")
+    demand(
+        not bad or (policy != "fail" and set(bad) <= set(range(len(dataset)))),
+        f"bad is {sorted(bad)} with the policy {policy}; give numbers of records, and replace or drop",
+    )
+    if len(set(bad)) == len(dataset):
+        raise CracksError(f"{dataset.label}: all {len(dataset)} images are bad; training needs at least one good one")
     masks = settings.corruption is None
     if masks and any(record.mask is None for record in dataset.records):
         raise _no_mask(next(record.image for record in dataset.records if record.mask is None))
 
     source = Source(dataset, masks=masks, cache_mb=cache_mb)
-    make = _MakeElement(source, record_order(len(source), seed), settings, seed)
+    make = _MakeElement(source, record_order(len(source), seed, bad, policy), settings, seed)
     share = batch_size // process_count
     host = _HostShare(batch_size, share, process_index * share)
     stop = 2**60 // batch_size if steps is None else start + steps
-    return _iterate(make, host, start, stop, workers, threads or _default_threads())
+    return _iterate(make, host, start, stop, workers, threads or _default_threads(), REMEDY if policy == "fail" else "")
 
 
 def _default_threads() -> int:
@@ -224,7 +222,7 @@ def _default_threads() -> int:
 
 
 def _iterate(
-    make: _MakeElement, host: _HostShare, start: int, stop: int, workers: int, threads: int
+    make: _MakeElement, host: _HostShare, start: int, stop: int, workers: int, threads: int, remedy: str
 ) -> Iterator[Batch]:
     import grain
 
@@ -248,7 +246,7 @@ def _iterate(
         known = _data_error(error)
         if known is None:
             raise
-        raise known from None
+        raise type(known)(f"{known}{remedy}") from None
     finally:
         iterator.close()
 

@@ -7,7 +7,7 @@ counts, one entry for every file, and `digest`, SHA-256 of all pixels written.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from jaxtyping import Bool, UInt8
 from cracks_jax.data.datasets import Dataset, open_dataset
 from cracks_jax.data.images import read_image, read_mask, write_image, write_mask
 from cracks_jax.data.manifest import filled_aside, finished, read_manifest, write_manifest
-from cracks_jax.data.recipes import RECIPES, Item, Plan, Progress, make_settings
-from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.data.recipes import Item, Plan, Progress, find_recipe, make_settings
+from cracks_jax.errors import CracksError
 
 # Names that a recipe's settings cannot have: they are arguments of `prepare` itself.
-RESERVED = frozenset({"recipe", "root", "out", "split", "progress"})
+RESERVED = frozenset({"recipe", "root", "out", "split", "progress", "without"})
 
 
 def prepare(
@@ -31,6 +31,7 @@ def prepare(
     *,
     split: str | None = None,
     progress: Progress | None = None,
+    without: Collection[str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Carries out a recipe and returns its manifest; where `out` already holds the same one, only returns it.
@@ -41,26 +42,27 @@ def prepare(
       out: folder to make; must not exist, or be empty, or hold this very preparation.
       split: the data set's split.
       progress: called with (photographs done, photographs), first while planning, then while cutting.
+      without: stems of photographs that are known to be bad and left out; None where no file may be bad.
       **settings: the recipe's settings by name; those left out have its defaults.
 
     Raises:
       UsageError: unknown recipe or setting, or `out` holds something else.
       CracksError: the data does not serve the recipe, or cannot be read or written.
     """
-    if recipe not in RECIPES:
-        raise UsageError(f"unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}")
+    plan_of = find_recipe(recipe).plan
     chosen = make_settings(recipe, settings)
     dataset = open_dataset(str(root), split)
-    head = {
-        "recipe": recipe,
-        "settings": dataclasses.asdict(chosen),
-        "source": {"dataset": dataset.name, "split": dataset.split, "digest": dataset.digest()},
-    }
+    source: dict[str, Any] = {"dataset": dataset.name, "split": dataset.split}
+    source["digest"] = dataset.digest(tolerant=without is not None)
+    if without:
+        source["without"] = sorted(without)
+        dataset = dataset.subset(set(dataset.stems) - set(without))
+    head = {"recipe": recipe, "settings": dataclasses.asdict(chosen), "source": source}
     out = Path(out)
     found = finished(out, head)
     if found is not None:
         return found
-    plan = RECIPES[recipe].plan(dataset, chosen, progress)
+    plan = plan_of(dataset, chosen, progress)
     if not plan.items:
         raise CracksError(
             f"{dataset.name}: recipe {recipe} keeps nothing of its {len(dataset.records)} images with the"
@@ -133,7 +135,7 @@ def _windows(
         if image.shape[:2] != items[0].photo:
             h, w = items[0].photo
             raise CracksError(
-                f"{record.image.name}: the image is {image.shape[1]}x{image.shape[0]}, its mask {w}x{h};"
+                f"{record.image}: the image is {image.shape[1]}x{image.shape[0]}, its mask {w}x{h};"
                 " masks must have their image's size (`cracks-jax data check` lists every such pair)"
             )
         mask = read_mask(record.mask) if plan.masks and record.mask is not None else None

@@ -271,10 +271,11 @@ def cfd200(dataset: Dataset, settings: CFD200, progress: Progress | None = None)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: the dataclass of its settings, and the function that plans it."""
+    """A recipe: the dataclass of its settings, the function that plans it, and whether masks are opened for it."""
 
     settings: type
     plan: Callable[[Dataset, Any, Progress | None], Plan]
+    masks: bool = True
 
 
 def _check(settings: Any, **least: float) -> None:
@@ -327,11 +328,18 @@ def _window_counts(items: list[Item]) -> dict[str, Any]:
 
 RECIPES: dict[str, Recipe] = {
     "undamaged": Recipe(Undamaged, undamaged),
-    "undamaged-unlabelled": Recipe(UndamagedUnlabelled, undamaged_unlabelled),
+    "undamaged-unlabelled": Recipe(UndamagedUnlabelled, undamaged_unlabelled, masks=False),
     "crackseg-blocks": Recipe(Blocks, crackseg_blocks),
     "crack500": Recipe(Crack500, crack500),
     "cfd200": Recipe(CFD200, cfd200),
 }
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name; UsageError lists them."""
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def make_settings(recipe: str, values: dict[str, Any]) -> Any:
