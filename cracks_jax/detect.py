@@ -35,9 +35,18 @@ from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
 from cracks_jax.calibrate import Thresholds
-from cracks_jax.data.images import IMAGE_SUFFIXES, read_image, write_bytes, write_image, write_mask, write_score
+from cracks_jax.data.images import (
+    IMAGE_SUFFIXES,
+    UNSAFE_NAME,
+    is_safe_name,
+    read_image,
+    write_bytes,
+    write_image,
+    write_mask,
+    write_score,
+)
 from cracks_jax.data.video import VIDEO_SUFFIXES, check_every, count_frames, frames
-from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.errors import CracksError, UsageError, shown
 from cracks_jax.postprocess.measurements import measure
 from cracks_jax.postprocess.overlay import overlay
 from cracks_jax.predict import Scorer
@@ -104,7 +113,7 @@ def detect(
     names = Names()
     sources, skipped = find(inputs, names)
     for file, reason in skipped:
-        say(f"skipped {file}: {reason}")
+        say(f"skipped {shown(file)}: {reason}")
     if not sources:
         raise CracksError(_nothing(inputs, skipped))
     total = sum(count_frames(source.path, every) if source.is_video else 1 for source in sources)
@@ -115,11 +124,11 @@ def detect(
     ):
 
         def skip(source: Source, error: Exception) -> None:
-            reason = str(error).removeprefix(f"{source.path}: ")
+            reason = str(error).removeprefix(f"{shown(source.path)}: ")
             skipped.append((source.file, reason))
             bar.update(0 if source.is_video else 1)  # a video's good frames are counted already
             with bar.external_write_mode(file=sys.stderr):
-                say(f"skipped {source.path}: {reason}")
+                say(f"skipped {shown(source.path)}: {reason}")
 
         def finished(row: dict[str, Any]) -> None:
             nonlocal written
@@ -259,7 +268,7 @@ class Names:
 
     def claim(self, wanted: str) -> str:
         """`wanted`, or with the first free number behind it; the end of what is too long for a file's name."""
-        wanted = _readable(wanted).encode()[-_NAME_BYTES:].decode(errors="ignore")
+        wanted = wanted.encode()[-_NAME_BYTES:].decode(errors="ignore")
         name, number = wanted, 2
         while name.casefold() in self._taken:
             name, number = f"{wanted}-{number}", number + 1
@@ -287,9 +296,12 @@ def find(inputs: Sequence[Path], names: Names) -> tuple[list[Source], list[tuple
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
+            if not is_safe_name(relative):  # it would stand in the table, and the results would be called so
+                skipped.append((str(path), UNSAFE_NAME))
+                continue
             name = names.claim(str(Path(relative).with_suffix("")).replace(os.sep, "__"))
             is_video = path.suffix.lower() in VIDEO_SUFFIXES
-            sources.append(Source(path, _readable(Path(relative).as_posix()), name, is_video))
+            sources.append(Source(path, Path(relative).as_posix(), name, is_video))
     return sources, skipped
 
 
@@ -306,11 +318,6 @@ def _images_below(folder: Path) -> tuple[list[tuple[Path, str]], list[tuple[str,
         folders[:] = [name for name in folders if name[0] != "." and name not in results]
         found += [Path(root) / name for name in files if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
     return [(path, str(path.relative_to(folder))) for path in sorted(found)], problems
-
-
-def _readable(text: str) -> str:
-    """Text that UTF-8 can hold: file systems allow names that it cannot."""
-    return os.fsencode(text).decode("utf-8", "replace")
 
 
 # --------------------------------------------------------------------------------------------- the table

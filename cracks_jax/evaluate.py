@@ -11,7 +11,7 @@ from tqdm import tqdm
 from cracks_jax.cost import Stopwatch, size
 from cracks_jax.data.datasets import Dataset, Record
 from cracks_jax.data.images import read_image, read_mask
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, shown
 from cracks_jax.metrics.counts import Counts
 from cracks_jax.metrics.curve import Curve
 from cracks_jax.metrics.definitions import METRICS
@@ -124,7 +124,7 @@ def table(metrics: dict[str, Any]) -> str:
             lines.append(f"{name:20} {'undefined (0/0)' if value is None else value}")
     if intervals:
         lines.append(f"(low to high): the 95 % interval over {metrics.get('resamples')} resamples of the images")
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def _flat(cost: dict[str, Any]) -> Iterator[tuple[str, Any]]:

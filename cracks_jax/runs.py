@@ -183,7 +183,7 @@ def describe_run(
         "loaded": before.get("loaded", []) if loaded is None else loaded,
         "attempts": [
             *before.get("attempts", []),
-            {"started": _now(), "from_step": start, **around, "machine": described_settings["machine"]},
+            {"from_step": start, **around, "machine": described_settings["machine"]},
         ],
     }
     if data.folder is not None:
@@ -218,6 +218,7 @@ class Attempt:
     def __init__(self, folder: Path, spent: Spent, start: int):
         self._folder, self._spent, self._start = folder, spent, start
         self._ended = False
+        self._write(started=_stamp(spent.began))
 
     def first_step(self) -> float:
         """Notes how long this start took, data, compiling and one step; seconds."""
@@ -233,7 +234,7 @@ class Attempt:
         if not self._ended:
             self._ended = True
             reached = {} if step is None else {"to_step": step}
-            self._write(stopped=_now(), ended=why, **reached)
+            self._write(stopped=_stamp(datetime.now(UTC)), ended=why, **reached)
 
     def __enter__(self) -> "Attempt":
         return self
@@ -250,8 +251,8 @@ class Attempt:
         write_json(self._folder / EXPERIMENT, described)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
 
 
 def _keep_windows(folder: Path, validation: Dataset, prepared: Path | None) -> None:

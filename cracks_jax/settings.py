@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.untrusted import parse_json
+
+# As many characters of a wrong value as a message shows.
+_SHOWN = 100
 
 
 def replace_all(root: Any, settings: Sequence[tuple[str, str]], prefix: str = "") -> Any:
@@ -46,7 +50,7 @@ def _changed(node: Any, name: str, settings: list[tuple[list[str], str]], path: 
     if isinstance(node, dict):
         if deeper:
             raise UsageError(f"--set {path}.{'.'.join(deeper[0][0])}: {name!r} has no fields of its own")
-        return from_text(settings[-1][1])
+        return _given(settings[-1][1], path)
     names = [f.name for f in dataclasses.fields(node)]
     if name not in names:
         raise UsageError(f"--set {path}: there is no setting {name!r}; here there are {', '.join(names)}")
@@ -60,19 +64,24 @@ def _changed(node: Any, name: str, settings: list[tuple[list[str], str]], path: 
         for (inner, *rest), value in deeper:
             groups.setdefault(inner, []).append((rest, value))
         return _replaced(old, groups, f"{path}.")
-    text = settings[-1][1]
+    return _given(settings[-1][1], path, get_type_hints(type(node))[name])
+
+
+def _given(text: str, path: str, hint: Any = None) -> Any:
+    """The value that a text gives a setting, of the annotated type where there is one."""
     try:
-        return convert(from_text(text), get_type_hints(type(node))[name], path, text=text)
-    except TypeError as error:
-        raise UsageError(f"--set {path}={text}: {error}") from error
+        value = from_text(text)
+        return value if hint is None else convert(value, hint, path, text=text)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--set {path}={_brief(text)}: {error}") from error
 
 
 def from_text(value: str) -> Any:
-    """JSON where it parses, otherwise the text itself; `none` is None."""
+    """JSON where it parses, else the text itself; `none` is None. ValueError: JSON beyond `parse_json`'s bounds."""
     if value.lower() in ("none", "null"):
         return None
     try:
-        return json.loads(value.lower() if value.lower() in ("true", "false") else value)
+        return parse_json(value.lower() if value.lower() in ("true", "false") else value)
     except json.JSONDecodeError:
         return value
 
@@ -101,7 +110,7 @@ def convert(value: Any, hint: Any, path: str, text: str | None = None) -> Any:
             return text
         if any(value == one and type(value) is type(one) for one in get_args(hint)):  # True == 1, but is no choice
             return value
-        raise TypeError(f"{path} is {value!r}; expected one of {', '.join(map(str, get_args(hint)))}")
+        raise TypeError(f"{path} is {_brief(repr(value))}; expected one of {', '.join(map(str, get_args(hint)))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = get_args(hint)
         if len(inner) == 2 and inner[1] is Ellipsis:
@@ -122,4 +131,8 @@ def convert(value: Any, hint: Any, path: str, text: str | None = None) -> Any:
     if hint is str and (isinstance(value, str) or text is not None):
         return value if isinstance(value, str) else text
     name = getattr(hint, "__name__", str(hint))
-    raise TypeError(f"{path} is {value!r} ({type(value).__name__}); expected {name}")
+    raise TypeError(f"{path} is {_brief(repr(value))} ({type(value).__name__}); expected {name}")
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

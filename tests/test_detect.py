@@ -224,17 +224,12 @@ def test_no_absolute_path_stands_in_the_table(folder, out, tmp_path):
     assert str(tmp_path) not in text and "/" not in text
 
 
-def test_names_that_utf8_or_the_file_system_cannot_hold_twice_are_made_to_fit(tmp_path, out):
-    odd = tmp_path / "odd" / os.fsdecode(b"caf\xe9.png")
-    try:
-        slab(odd)
-    except (OSError, CracksError):
-        pytest.skip("this file system refuses names that are not UTF-8")
-    deep = tmp_path / "odd" / ("d" * 120) / ("e" * 120)
-    slab(deep / "a.png")
+def test_names_that_the_file_system_cannot_hold_twice_are_made_to_fit(tmp_path, out):
+    slab(tmp_path / "odd" / ("d" * 120) / ("e" * 120) / "a.png")
+    slab(tmp_path / "odd" / "caf\u00e9.png")
     assert run([tmp_path / "odd"], out, **EXACT).written == 2
     names = [row["name"] for row in rows(out)]
-    assert any(name.endswith("e__a") and len(name) == 200 for name in names) and "caf\ufffd" in names
+    assert any(name.endswith("e__a") and len(name) == 200 for name in names) and "caf\u00e9" in names
     assert written(out, "masks") == sorted(f"{name}.png" for name in names)
 
 

@@ -1,4 +1,8 @@
-"""Unpacking archives from elsewhere: no path may leave the folder, no links, a bound on what comes out."""
+"""Unpacking archives from elsewhere: no path may leave the folder, no links, a bound on what comes out.
+
+Every member is judged by its name and by the size it claims before the first is written; what is written is counted
+too, because claims are not trusted.
+"""
 
 import os
 import shutil
@@ -6,28 +10,33 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from cracks_jax.data.images import is_safe_name
 from cracks_jax.errors import CracksError
 
 MAX_UNPACKED_BYTES = 16 << 30
 _MAX_FILES = 200_000
+# What a file system takes for a part of a path; and for a path, less room for the folder's own.
+_MAX_NAME, _MAX_PATH = 255, 1024
+# A zip's directory is read whole, into about ten times its size; an entry takes at least 46 bytes of it.
+_MAX_DIRECTORY = _MAX_FILES * (46 + _MAX_NAME)
+# A long name or an extended attribute of a tar is read whole.
+_MAX_TAR_HEADER = 1 << 20
+_MAX_TAIL = 1 << 24
 _FREE_MARGIN = 64 << 20
 _CHUNK = 1 << 18
-# RuntimeError: an encrypted zip; NotImplementedError: a compression that Python does not know.
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, zlib.error)
 
 
 def unpack(archives: list[Path], folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> None:
     """Unpacks zip or tar archives into a new folder, whole or not at all; one common top folder is left out.
 
-    Raises CracksError for an archive that is damaged, holds links or paths that lead elsewhere, or unpacks to
-    more than `max_bytes`; nothing of it stays then.
+    Raises CracksError for an archive that is damaged, holds links, paths that lead elsewhere, names that are no text
+    or there twice, or unpacks to more than `max_bytes`; nothing of it stays then.
     """
     workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -60,14 +69,20 @@ def _extract(archive: Path, folder: Path, budget: int) -> int:
     """Bytes written. Every member is judged before the first is written."""
     try:
         if zipfile.is_zipfile(archive):
+            _check_directory(archive)
             with zipfile.ZipFile(archive) as opened:
-                return _write(archive, list(_zip_members(opened)), folder, budget)
-        with tarfile.open(archive) as opened:
-            return _write(archive, list(_tar_members(opened)), folder, budget)
-    except _DAMAGED as error:
-        raise CracksError(
-            f"{archive}: not a whole zip or tar archive ({error}); remove it and run again"
-        ) from error
+                return _write(archive, _judged(archive, _zip_members(opened), budget), folder, budget)
+        with tarfile.open(archive, tarinfo=_TarHeader) as opened:
+            written = _write(archive, _judged(archive, _tar_members(opened), budget), folder, budget)
+            _check_end(opened)
+            return written
+    except CracksError:
+        raise
+    except Exception as error:  # both libraries raise whatever the damaged bytes lead them to
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CracksError(f"{archive}: not a whole zip or tar archive ({reason}); remove it and run again") from error
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -83,17 +98,49 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(info.name, info.size, info.isdir(), plain, partial(opened.extractfile, info))
 
 
-def _write(archive: Path, members: list[_Member], folder: Path, budget: int) -> int:
-    targets = [(member, folder / _safe(archive, member)) for member in members]
-    total = sum(member.size for member in members)
-    if total > budget or len(members) > _MAX_FILES:
+def _judged(archive: Path, members: Iterator[_Member], budget: int) -> list[tuple[_Member, PurePosixPath]]:
+    """Every member and its path below the folder, once all of them are known to do no harm."""
+    found: list[tuple[_Member, PurePosixPath]] = []
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
+    total = 0
+    for member in members:
+        path = _safe(archive, member)
+        total += max(0, member.size)
+        if total > budget or len(found) == _MAX_FILES:
+            raise CracksError(
+                f"{archive}: unpacks to {total} bytes in {len(found) + 1} files or more; at most {budget} bytes (by "
+                f"the free space and a bound against crafted archives) and {_MAX_FILES} files are written"
+            )
+        if path in files or (path in folders and not member.is_folder) or not files.isdisjoint(path.parents):
+            raise CracksError(f"{archive}: '{member.name}' is there twice, or as a file and a folder; not unpacked")
+        folders.update(path.parents)
+        (folders if member.is_folder else files).add(path)
+        found.append((member, path))
+    return found
+
+
+def _safe(archive: Path, member: _Member) -> PurePosixPath:
+    path = PurePosixPath(member.name)
+    leaves = path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name
+    if leaves or not path.parts:
+        raise CracksError(f"{archive}: the path '{member.name}' in it leads out of the folder; not unpacked")
+    if not is_safe_name(member.name):
+        raise CracksError(f"{archive}: the name '{member.name}' in it holds control characters; not unpacked")
+    if len(str(path)) > _MAX_PATH or any(len(part.encode()) > _MAX_NAME for part in path.parts):
         raise CracksError(
-            f"{archive}: unpacks to {total} bytes in {len(members)} files; at most {budget} bytes (by the "
-            f"free space and a bound against crafted archives) and {_MAX_FILES} files are written"
+            f"{archive}: the path '{member.name[:_MAX_NAME]}...' in it is longer than file systems take; not unpacked"
         )
+    if not member.is_plain:
+        raise CracksError(f"{archive}: '{member.name}' is a link or device, not a file; not unpacked")
+    return path
+
+
+def _write(archive: Path, members: list[tuple[_Member, PurePosixPath]], folder: Path, budget: int) -> int:
     written = 0
-    for member, target in targets:
-        if target.relative_to(folder).parts[0] == "__MACOSX":
+    for member, path in members:
+        target = folder / path
+        if path.parts[0] == "__MACOSX":
             continue
         if member.is_folder:
             target.mkdir(parents=True, exist_ok=True)
@@ -111,11 +158,42 @@ def _write(archive: Path, members: list[_Member], folder: Path, budget: int) -> 
     return written
 
 
-def _safe(archive: Path, member: _Member) -> PurePosixPath:
-    path = PurePosixPath(member.name)
-    leaves = path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name
-    if leaves or not path.parts:
-        raise CracksError(f"{archive}: the path '{member.name}' in it leads out of the folder; not unpacked")
-    if not member.is_plain:
-        raise CracksError(f"{archive}: '{member.name}' is a link or device, not a file; not unpacked")
-    return path
+def _check_directory(archive: Path) -> None:
+    """Refuses a zip whose directory alone would fill the memory, by the size that its end record gives."""
+    with open(archive, "rb") as file:
+        file.seek(max(0, archive.stat().st_size - (1 << 16) - 100))
+        end = file.read()
+    start = end.rfind(b"PK\5\6")
+    size = int.from_bytes(end[start + 12 : start + 16], "little")
+    large = end.rfind(b"PK\6\6", 0, start)
+    if large >= 0:  # zip64
+        size = int.from_bytes(end[large + 40 : large + 48], "little")
+    if size > _MAX_DIRECTORY:
+        raise CracksError(
+            f"{archive}: lists its files in {size} bytes; at most {_MAX_DIRECTORY} are read, for {_MAX_FILES} files"
+        )
+
+
+class _TarHeader(tarfile.TarInfo):
+    """Refuses sizes below 0, and long names and extended attributes that would fill the memory: they are read whole."""
+
+    @classmethod
+    def frombuf(cls, *arguments: object) -> "_TarHeader":
+        header = super().frombuf(*arguments)  # type: ignore[arg-type]
+        file = header.type in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
+        if header.size < 0 or (header.size > _MAX_TAR_HEADER and not file):
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
+def _check_end(opened: tarfile.TarFile) -> None:
+    """Refuses a tar that is cut or damaged between two files; reads to the end, where a compressed one has its sum."""
+    stream = opened.fileobj
+    assert stream is not None
+    stream.seek(opened.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends, or is damaged, between two files")
+    for _ in range(_MAX_TAIL // _CHUNK):
+        if not stream.read(_CHUNK):
+            return
+    raise tarfile.ReadError("it goes on behind its end")

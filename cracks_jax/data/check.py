@@ -18,7 +18,7 @@ from cracks_jax.data import layouts
 from cracks_jax.data.datasets import choose_split, discover, parse_spec
 from cracks_jax.data.duplicates import SIDE, near_duplicates, signature
 from cracks_jax.data.images import LabelError, read_image, read_mask, thumbnail
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, shown
 
 Progress = Callable[[int, int], None]
 _SHOWN = 10
@@ -87,7 +87,7 @@ class Report:
 
     def text(self) -> str:
         """For people: a table of splits, the findings (the first ten of each kind), the verdict last."""
-        return "\n".join([*self._table(), *self._findings(), self.verdict])
+        return "\n".join(shown(line) for line in (*self._table(), *self._findings(), self.verdict))
 
     def _table(self) -> Iterator[str]:
         width = max([len(split.name or "(all)") for split in self.splits] + [5])
@@ -216,7 +216,8 @@ def _across(keys: list[tuple[str, str]], vectors: list[np.ndarray]) -> Iterator[
 
 def _section(title: str, lines: tuple[str, ...]) -> Iterator[str]:
     if lines:
-        yield f"\n{title} ({len(lines)}):"
+        yield ""
+        yield f"{title} ({len(lines)}):"
         yield from (f"  {line}" for line in lines[:_SHOWN])
         if len(lines) > _SHOWN:
             yield f"  ... and {len(lines) - _SHOWN} more"

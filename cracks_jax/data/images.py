@@ -4,34 +4,41 @@ Images: uint8 (h, w, 3) RGB. Masks: bool (h, w), True = crack; on disk 8-bit PNG
 (h, w) in [0, 1]. JPEG, PNG, TIFF (its first page), BMP and WebP are told apart by their content, not by their
 name. Everything that is wrong with a file is a CracksError that names it. Written files appear whole or not
 at all. NumPy and OpenCV only: worker processes import this and must not start jax.
+
+What is read may mean harm. A picture that claims more than `MAX_PIXELS` is refused before it is decoded, a file of
+more than `MAX_BYTES` before it is read, a name that could steer a terminal whatever the file holds.
 """
 
 import io
 import os
 import re
-import struct
-import zipfile
-import zlib
+import stat
+import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
+from cracks_jax.data.headers import FORMATS, DamagedPicture, check_whole, claimed_size
+from cracks_jax.data.matlab import read_segmentation
 from cracks_jax.errors import CracksError
+from cracks_jax.untrusted import read_array, read_arrays
 
+# 16384 x 16384, or 268 megapixels: more than any camera, and 0.8 GB once it is decoded.
+MAX_PIXELS = 2**28
+# No compression at all, and 8 bytes for each of those pixels.
+MAX_BYTES = 8 * MAX_PIXELS
+UNSAFE_NAME = "its name holds control characters, or bytes that are not UTF-8; expected text (rename it)"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
 
 # What OpenCV would print about a bad file is said once, with the path, by the errors below.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_FORMATS = "JPEG, PNG, TIFF, BMP or WebP"
 # Grey stays grey and 16 bit stays 16 bit, but alpha is dropped and the EXIF rotation is applied
 # (IMREAD_UNCHANGED would keep the one and ignore the other).
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-# In a JPEG's compressed data 0xFF is followed by 00 (a literal), D0-D7 (restart) or FF (fill): else a marker.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # The AigleRN family publishes some ground truths dark on white: there the rarer value is the crack.
 _EITHER_POLARITY = re.compile(r"GT_(AIGLE_RN|ESAR|LCMS|LRIS|TEMPEST2)_", re.IGNORECASE)
 # CrackForest's .mat labels: 1 background, 2 and 4 crack, 3 other.
@@ -96,12 +103,8 @@ def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
         return pixels.astype(np.float32) / np.float32(_full_range(pixels, path))
     data = read_bytes(path)
     try:
-        score = np.load(io.BytesIO(data), allow_pickle=False)
-        if isinstance(score, np.lib.npyio.NpzFile):
-            if len(score.files) != 1:
-                raise CracksError(f"{path}: holds {len(score.files)} arrays; expected one score map (h, w)")
-            score = score[score.files[0]]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        score = _array(data)
+    except ValueError as error:
         raise CracksError(f"{path}: not a readable array ({error})") from error
     if score.ndim != 2 or score.size == 0 or score.dtype.kind not in "fbui":
         raise CracksError(f"{path}: array of {score.dtype} {score.shape}; expected a score map (h, w)")
@@ -133,18 +136,51 @@ def write_score(path: str | Path, score: Float[np.ndarray, "h w"]) -> None:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's content; CracksError where there is none."""
+    """The file's content; CracksError where there is none, or where name or size are not to be trusted."""
+    size = check_file(path)
+    if size > MAX_BYTES:
+        raise CracksError(
+            f"{path}: the file is {size} bytes large; at most {MAX_BYTES} are read (cut what it holds into parts)"
+        )
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise CracksError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise CracksError(f"{path}: is a folder; expected a file") from error
+        return Path(path).read_bytes()
     except OSError as error:
         raise CracksError(f"{path}: cannot be read ({error.strerror})") from error
-    if not data:
+
+
+def check_file(path: str | Path) -> int:
+    """The file's size in bytes; CracksError where there is none with a name and content that can be read."""
+    if not is_safe_name(Path(path).name):
+        raise CracksError(f"{path}: {UNSAFE_NAME}")
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise CracksError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CracksError(f"{path}: cannot be read ({error.strerror})") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise CracksError(f"{path}: is a folder; expected a file")
+    if not stat.S_ISREG(found.st_mode):  # what would wait for ever, or never end
+        raise CracksError(f"{path}: is a pipe or a device; expected a file")
+    if not os.access(path, os.R_OK):
+        raise CracksError(f"{path}: cannot be read (Permission denied)")
+    if not found.st_size:
         raise CracksError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    return data
+    return found.st_size
+
+
+def check_pixels(path: str | Path, width: int, height: int) -> None:
+    """CracksError where a picture of this size is not decoded."""
+    if width * height > MAX_PIXELS:
+        raise CracksError(
+            f"{path}: claims to be a picture of {width}x{height} pixels; at most {MAX_PIXELS} pixels are decoded (cut "
+            "a larger photograph into parts)"
+        )
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a file's name can go into tables, records and terminals: text, without control characters."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -176,9 +212,18 @@ def _encode(path: str | Path, bgr: np.ndarray) -> bytes:
 
 
 def _decode(path: str | Path, flags: int) -> Shaped[np.ndarray, "h w *c"]:
-    """Pixels as OpenCV gives them (BGR), from a file that is known to be complete."""
+    """Pixels as OpenCV gives them (BGR), from a file that is known to be complete and not too large."""
     data = read_bytes(path)
-    _check_complete(data, path)
+    try:
+        size = claimed_size(data)
+        if size is None:
+            raise CracksError(f"{path}: not an image this package reads; expected {FORMATS}")
+        check_pixels(path, *size)
+        check_whole(data)
+    except DamagedPicture as error:
+        raise CracksError(
+            f"{path}: the file is truncated or damaged ({len(data)} bytes, {error}); copy or download it again"
+        ) from error
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (cv2.error, MemoryError) as error:
@@ -186,60 +231,6 @@ def _decode(path: str | Path, flags: int) -> Shaped[np.ndarray, "h w *c"]:
     if pixels is None or pixels.size == 0:
         raise CracksError(f"{path}: cannot be decoded as an image; it is damaged (copy or download it again)")
     return pixels
-
-
-def _check_complete(data: bytes, path: str | Path) -> None:
-    """Refuses what OpenCV would decode half in silence, or print about: foreign formats and cut files."""
-    if data[:3] == b"\xff\xd8\xff":
-        complete = _jpeg_is_complete(data)
-    elif data[:8] == b"\x89PNG\r\n\x1a\n":
-        complete = _png_is_complete(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        complete = len(data) >= 12 and struct.unpack("<I", data[4:8])[0] + 8 <= len(data) + 1
-    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[:2] == b"BM":
-        return  # OpenCV decodes these strictly
-    else:
-        raise CracksError(f"{path}: not an image this package reads; expected {_FORMATS}")
-    if not complete:
-        raise CracksError(
-            f"{path}: the file is truncated or damaged ({len(data)} bytes, not a whole image); "
-            "copy or download it again"
-        )
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Walks the segments to the end-of-image marker; a thumbnail's own marker inside EXIF does not count."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return False
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == 0xD9:
-            return True
-        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-        if marker == 0xDA:
-            found = _JPEG_MARKER.search(data, position)
-            if found is None:
-                return False
-            position = found.start()
-    return data[position : position + 2] == b"\xff\xd9"
-
-
-def _png_is_complete(data: bytes) -> bool:
-    """Every chunk up to IEND is there and has its checksum: what passes makes libpng print nothing."""
-    position = 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4])
-        checksum = int.from_bytes(data[end : end + 4])
-        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != checksum:
-            return False
-        if data[position + 4 : position + 8] == b"IEND":
-            return True
-        position = end + 4
-    return False
 
 
 def _full_range(pixels: np.ndarray, path: str | Path) -> int:
@@ -252,8 +243,10 @@ def _full_range(pixels: np.ndarray, path: str | Path) -> int:
 
 def _to_rgb8(pixels: np.ndarray, path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     if _full_range(pixels, path) != 255:
-        # 65535 = 257 * 255: rounding keeps 8-bit values that were widened exactly.
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        # 65535 = 257 * 255: rounding keeps 8-bit values that were widened exactly. 16 bits suffice for it.
+        whole = pixels // 257
+        whole += pixels - 257 * whole > 128
+        pixels = whole.astype(np.uint8)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB)
@@ -275,16 +268,22 @@ def _binary(labels: np.ndarray, path: str | Path) -> Bool[np.ndarray, "h w"]:
 
 
 def _read_mat(path: str | Path) -> Bool[np.ndarray, "h w"]:
-    from scipy.io import loadmat  # slow to import, and only CrackForest's own labels need it
-
     data = read_bytes(path)
     try:
-        labels = np.asarray(loadmat(io.BytesIO(data))["groundTruth"][0, 0]["Segmentation"])
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        raise CracksError(
-            f"{path}: no labels in this .mat file; expected CrackForest's groundTruth.Segmentation"
-        ) from error
+        labels = read_segmentation(data)
+    except ValueError as error:
+        raise CracksError(f"{path}: {error}") from error
     values = np.unique(labels)
     if labels.ndim != 2 or not set(values.tolist()) <= {1, 2, 3, 4}:
         raise LabelError(f"{path}: labels {values[:8].tolist()} of {labels.shape}; expected 1 to 4 in (h, w)")
     return np.isin(labels, _CFD_CRACK)
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array of a .npy file, or the only one of a .npz file."""
+    if data[:2] != b"PK":
+        return read_array(io.BytesIO(data), MAX_BYTES)
+    arrays = read_arrays(io.BytesIO(data), MAX_BYTES)
+    if len(arrays) != 1:
+        raise ValueError(f"holds {len(arrays)} arrays; expected one score map (h, w)")
+    return next(iter(arrays.values()))

@@ -14,6 +14,7 @@ from typing import Any
 
 from cracks_jax.data.images import write_bytes
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.untrusted import parse_json
 
 MANIFEST = "manifest.json"
 
@@ -22,7 +23,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a made folder (CracksError where there is none)."""
     path = Path(folder) / MANIFEST
     try:
-        return json.loads(path.read_text())
+        found = parse_json(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}, not an object")
+        return found
     except FileNotFoundError:
         raise CracksError(f"{path}: not found; expected a folder made by `cracks-jax data prepare`") from None
     except (OSError, ValueError) as error:

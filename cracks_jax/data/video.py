@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from cracks_jax.data.images import read_bytes
+from cracks_jax.data.images import check_file, check_pixels
 from cracks_jax.errors import CracksError, UsageError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
@@ -74,7 +74,7 @@ def _announced(capture: cv2.VideoCapture) -> int:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    _check_file(path)
+    check_file(path)
     # FFmpeg alone where there is one: further readers print about what they cannot read, or take "%" for a pattern.
     reader = cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
     # An absolute path is never taken for a protocol such as "road:1.avi".
@@ -85,17 +85,8 @@ def _opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
                 f"{path}: cannot be opened as a video; it is damaged or its format is not known to OpenCV "
                 "(copy it again, or convert it, for example to H.264 .mp4)"
             )
+        sides = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        check_pixels(path, *(max(0, int(side)) for side in sides))
         yield capture
     finally:
         capture.release()
-
-
-def _check_file(path: str | Path) -> None:
-    """Missing, unreadable or empty: said as plainly as for images, without reading the whole video."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(1):
-                return
-    except OSError:
-        pass
-    read_bytes(path)

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 # `restart`: opening data, initialising or restoring, until the first step is compiled; `other`: what no part names.
 PARTS = ("restart", "compile", "input", "step", "evaluation", "checkpoint", "other")
 
 
 class Spent:
-    """Seconds by part, counted from the making of this object.
+    """Seconds by part, counted from the making of this object (`began`, UTC).
 
     Inside `with spent.on(part)` time belongs to that part, also where it began inside another; outside to `other`.
     """
@@ -17,6 +18,7 @@ class Spent:
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._part, self._since = "other", time.monotonic()
+        self.began = datetime.now(UTC)
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:

@@ -3,10 +3,14 @@
 NumPy only: torch is imported for `.pth` and `.pt` alone, and only its safe reader is used. Arrays keep the
 dtype and the layout of the file; the mappings (`resnet.py` and its neighbours) transpose them and make them
 float32.
+
+A file may come from anywhere. No code in it runs, and one that unpacks to more than `MAX_BYTES` is refused before
+memory is taken for it.
 """
 
 import dataclasses
-import zipfile
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,13 @@ from typing import Any
 import numpy as np
 
 from cracks_jax.errors import CracksError
+from cracks_jax.untrusted import read_arrays, unpacked_size
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
+# Seven times the largest file that a mapping here reads, VGG-19 with its classifier.
+MAX_BYTES = 2**32
+# What PyTorch saves is a zip archive, or was a pickle; torch would try still older kinds on anything else.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
 class Tensors(dict[str, np.ndarray]):
@@ -84,6 +93,7 @@ def read_tensors(path: str | Path) -> Tensors:
         )
     if path.stat().st_size == 0:
         raise CracksError(f"{path}: the file is empty; expected a weight file (fetch or copy it again)")
+    _check_size(path, path.stat().st_size)
     reader = {".safetensors": _read_safetensors, ".npz": _read_npz}.get(path.suffix, _read_torch)
     tensors = reader(path)
     if not tensors:
@@ -150,9 +160,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        return read_arrays(path, MAX_BYTES)
+    except (ValueError, OSError) as error:
         raise CracksError(_unreadable(path, "a NumPy .npz archive", error)) from error
 
 
@@ -164,21 +173,44 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: reading {path.suffix} needs PyTorch, which is not installed; install torch, or save the"
             " weights as .safetensors"
         ) from error
+    wanted = "a PyTorch state dict that loads with weights_only=True"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start.startswith((_ZIP, _PICKLE)):
+            raise ValueError("neither a zip archive nor a pickle")
+        _check_size(path, unpacked_size(path) if start == _ZIP else 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is then refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except CracksError:
+        raise
     except Exception as error:  # torch raises many kinds here, and each means the same to the user
-        raise CracksError(
-            _unreadable(path, "a PyTorch state dict that loads with weights_only=True", error)
-        ) from error
+        raise CracksError(_unreadable(path, wanted, error)) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise CracksError(f"{path}: not a state dict; expected tensors by name (save model.state_dict())")
-    return {
-        str(name): (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-        for name, tensor in content.items()
-    }
+    if not isinstance(content, Mapping) or not all(
+        isinstance(one, torch.Tensor) and one.layout == torch.strided for one in content.values()
+    ):
+        raise CracksError(f"{path}: not a state dict; expected dense tensors by name (save model.state_dict())")
+    # A view may repeat what is stored as often as it likes.
+    _check_size(path, sum(math.prod(tensor.shape) * tensor.element_size() for tensor in content.values()))
+    try:
+        return {
+            str(name): (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+            for name, tensor in content.items()
+        }
+    except Exception as error:  # quantised and other tensors that NumPy has not
+        raise CracksError(_unreadable(path, wanted, error)) from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise CracksError(
+            f"{path}: holds, or says that it holds, {size} bytes; at most {MAX_BYTES} of weights are read (save the "
+            "weights alone, without an optimiser's state)"
+        )
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> str:
