@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from cracks_jax.data.datasets import Dataset, Record
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.order import Policy
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, shown
 
 REMEDY = "; to train without such files: --set data.bad_images=drop (or replace)"
 
@@ -80,7 +80,7 @@ def naming_remedy(dataset: Dataset, policy: Policy) -> Iterator[None]:
     except CracksError as error:
         paths = (path for record in dataset for path in (record.image, record.mask) if path is not None)
         # What is said of a file begins with its path.
-        if policy != "fail" or not str(error).startswith(tuple(f"{path}: " for path in paths)):
+        if policy != "fail" or not str(error).startswith(tuple(shown(f"{path}: ") for path in paths)):
             raise
         raise CracksError(f"{error}{REMEDY}") from error
 
@@ -102,5 +102,5 @@ def _inspect(record: Record, masks: bool) -> list[BadImage]:
 
 
 def _bad(record: Record, role: Literal["image", "mask"], path: Path, error: CracksError) -> BadImage:
-    reason = str(error).replace(str(path), path.name).removeprefix(f"{path.name}: ")
-    return BadImage(record.stem, role, path.name, reason)
+    file = shown(path.name)
+    return BadImage(record.stem, role, file, str(error).replace(shown(path), file).removeprefix(f"{file}: "))

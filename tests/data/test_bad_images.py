@@ -123,6 +123,21 @@ def test_every_bad_file_is_found_with_its_reason_and_nothing_else(broken):
     assert numbers_of(broken, found) == tuple(BAD)
 
 
+def test_a_name_that_cannot_be_printed_is_listed_escaped_and_without_its_folder(intact, tmp_path):
+    odd = tmp_path / "a\x1b[31m\nb.png"
+    _text(odd)
+    dataset = replace(intact, records=(replace(intact.records[0], image=odd),))
+    (found,) = find_bad(dataset, masks=True)
+    assert found.file == r"a\x1b[31m\nb.png"
+    assert found.reason and found.file not in found.reason and tmp_path.name not in found.reason
+    with pytest.raises(CracksError) as caught:
+        take(dataset, steps=1)
+    assert str(caught.value).endswith(REMEDY)
+    with pytest.raises(CracksError) as caught, naming_remedy(dataset, "fail"):
+        split_validation(dataset)
+    assert str(caught.value).endswith(REMEDY)
+
+
 def test_masks_that_a_method_does_not_read_are_not_looked_at(broken):
     found = find_bad(broken, masks=False)
     assert {one.role for one in found} == {"image"}
