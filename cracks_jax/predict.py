@@ -184,7 +184,8 @@ def stack_scorer(method: Method, state: Any, how: Detection, seed: int = 0) -> S
         error=how.error,
         stretch_input=how.stretch_input,
     )
-    return _Frozen(*_compiled(method, asked, seed), state)
+    # The seed draws dropout's masks; without them it is no reason for another program.
+    return _Frozen(*_compiled(method, asked, seed if how.dropout else 0), state)
 
 
 class _Frozen:

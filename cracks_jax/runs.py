@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
@@ -178,6 +179,7 @@ def describe_run(
             **_extent([*data.train, *data.validation]),
             "train": len(data.train),
             "validation": list(data.validation.stems),
+            "bad": [dataclasses.asdict(one) for one in data.bad],
         },
         "weights": weights_digests(experiment),
         "loaded": before.get("loaded", []) if loaded is None else loaded,
@@ -206,7 +208,7 @@ def _check_same_data(path: Path, before: dict[str, Any], data: TrainingData) -> 
 
 def _extent(records: list[Record]) -> dict[str, int]:
     files = [path for record in records for path in (record.image, record.mask) if path is not None]
-    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files if path.exists())}
 
 
 class Attempt:

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cracks_jax.data.augment import Colour, jitter_colour
+from cracks_jax.data.bad_images import naming_remedy
 from cracks_jax.data.pipeline import batches
 from cracks_jax.errors import CracksError, WriteError
 from cracks_jax.experiment import Experiment
@@ -91,7 +92,7 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> float:
-        return len(self.data.train) / self.experiment.training.batch_size
+        return self.data.records_per_epoch / self.experiment.training.batch_size
 
     @property
     def best_step(self) -> int | None:
@@ -138,7 +139,8 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent)
         attempt.end("signal")
 
     stop.before_leaving = before_leaving
-    validate = validator(experiment, data.validation)
+    with naming_remedy(data.validation, experiment.data.bad_images):
+        validate = validator(experiment, data.validation)
     state = parallel.put_state(state)
     return _Run(
         experiment, folder, data, parallel, records, checkpoints, validate, attempt, stop, spent, state, start
@@ -226,6 +228,8 @@ def _input(run: _Run) -> Iterator[Iterator[dict[str, np.ndarray]]]:
         start=run.start,
         workers=experiment.machine.workers,
         cache_mb=experiment.machine.decoded_mb,
+        bad=run.data.bad_records,
+        policy=experiment.data.bad_images,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

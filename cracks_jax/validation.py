@@ -41,7 +41,8 @@ def _restoration_validator(experiment: Experiment, method: Restoration, validati
     images = windows(validation, side)
     masks = multiscale_squares(side)
     size = -(-len(images) // -(-len(images) // _MOST))  # as few calls as _MOST allows, all of one size
-    terms = _restoration_terms(method, experiment.detection, experiment.seed)
+    terms = _restoration_terms(method, experiment.detection)
+    key = device_key(experiment.seed, "validation", 0)
 
     def validate(state: Any) -> dict[str, float | None]:
         needed = {"generator": state["generator"]}
@@ -51,7 +52,7 @@ def _restoration_validator(experiment: Experiment, method: Restoration, validati
             # The last one is filled up with copies that do not count: another size would be another program.
             full = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
             for keep in masks:
-                for name, values in terms(needed, full, keep).items():
+                for name, values in terms(needed, full, keep, key).items():
                     sums[name] += float(np.asarray(values, np.float64)[: len(chunk)].sum()) / (len(images) * len(masks))
         return {"restoration_loss": sum(sums.values()), **sums}
 
@@ -59,12 +60,11 @@ def _restoration_validator(experiment: Experiment, method: Restoration, validati
 
 
 @lru_cache(maxsize=8)
-def _restoration_terms(method: Restoration, how: Detection, seed: int) -> Callable[..., dict[str, jax.Array]]:
-    """(state, uint8 windows, mask) -> each term of each window; one program for all validations of a process."""
-    key = device_key(seed, "validation", 0)
+def _restoration_terms(method: Restoration, how: Detection) -> Callable[..., dict[str, jax.Array]]:
+    """(state, uint8 windows, mask, key) -> each term of each window; one program for all validations of a process."""
 
     @jax.jit
-    def terms(state: Any, chunk: jax.Array, keep: jax.Array) -> dict[str, jax.Array]:
+    def terms(state: Any, chunk: jax.Array, keep: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         return method.validation_terms(state, chunk.astype(jnp.float32) / 255, keep, key, how)
 
     return terms

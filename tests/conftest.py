@@ -15,6 +15,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cracks-jax-co
 
 import atexit
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,12 @@ def strict():
 
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def traced_anew():
+    """Programs that a training keeps for the next one of this process do not outlive a test, which may patch them."""
+    yield
+    for module, kept in (("cracks_jax.train", "_program"), ("cracks_jax.validation", "_restoration_terms")):
+        if module in sys.modules:
+            getattr(sys.modules[module], kept).cache_clear()

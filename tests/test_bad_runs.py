@@ -205,3 +205,14 @@ def test_weights_of_another_network_and_damaged_ones_are_named(tmp_path, short_t
     (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:100])
     for name, part in (("other.npz", "tensor 'conv1.weight' is missing"), ("cut.npz", "cannot be read")):
         train_on(tmp_path, "segmentation", f"training.pretrained={tmp_path / name}").refused(1, name, part)
+
+
+@pytest.mark.parametrize("policy", ["replace", "drop"])
+def test_a_training_completes_without_a_bad_photograph_and_its_record_lists_it(tmp_path, labelled, policy):  # noqa: F811
+    bad = first(labelled / "images")
+    truncate(bad)
+    named = (f"data.name={labelled}", "data.split=none", f"data.bad_images={policy}", "training.batch_size=2")
+    train_on(tmp_path, "restoration", *named).ok()
+    described = json.loads((tmp_path / "run" / "experiment.json").read_text())["data"]
+    ((found,),) = [described["bad"]]
+    assert found["file"] == bad.name and "truncated" in found["reason"] and str(tmp_path) not in json.dumps(described)

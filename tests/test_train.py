@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections import namedtuple
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cracks_jax.experiment import apply_settings, load_file
 from cracks_jax.runs import open_run
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.records import read_json
+from cracks_jax.runtime.spent import PARTS
 from cracks_jax.train import Stopped, train
 from cracks_jax.training_data import open_training_data
 from tests import tiny
@@ -172,6 +174,66 @@ def test_patience_counts_validations_and_ends_training(cache, tmp_path, monkeypa
     assert (metrics["step"], metrics["best_step"]) == (5, 2)
     assert train(experiment, tmp_path / "run") == metrics
     assert max(r["step"] for r in _records(tmp_path / "run")) == 5
+
+
+# --- one program, and where the time went
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("restoration", 100), ("segmentation", 30)])
+def test_each_program_is_traced_once_whatever_number_changes(kind, steps, short_trunks, tmp_path, monkeypatch):
+    """With validations on the way, their last call ragged: 5 windows in calls of 3. Then other rates, weights, seed."""
+    traces = {"train_step": 0, "validation_terms": 0, "score": 0}
+    method = type(tiny.experiment(tmp_path, kind).method)
+
+    def counted(name):
+        original = getattr(method, name)
+
+        def wrapped(self, *arguments, **named):
+            traces[name] += 1
+            return original(self, *arguments, **named)
+
+        monkeypatch.setattr(method, name, wrapped)
+
+    for name in traces.keys() & set(dir(method)):
+        counted(name)
+    monkeypatch.setattr("cracks_jax.validation._MOST", 3)
+    one = tiny.experiment(tmp_path / "cache", kind, steps=steps, validate_every=10)
+    one = dataclasses.replace(one, data=dataclasses.replace(one.data, validation=0.5))
+    metrics = train(one, tmp_path / "run")
+    first = dict(traces)
+    assert metrics["step"] == steps and first["train_step"] == 1
+    assert first["validation_terms"] == (kind == "restoration") and first["score"] <= 2  # its kernels, then it
+    changes = [f"training.steps={steps // 10}", "training.learning_rate=0.01", "seed=7"]
+    changes += ["training.loss_weights.mae=0", "training.skip_non_finite=2"] if kind == "restoration" else []
+    train(apply_settings(one, changes), tmp_path / "other")
+    assert traces == first
+
+
+def test_every_attempt_says_when_it_was_and_where_its_time_went(cache, tmp_path, monkeypatch):
+    experiment, run = tiny.experiment(cache, steps=30, validate_every=10), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        _signal_before_step(patch, 12)
+        with pytest.raises(Stopped):
+            train(experiment, run)
+    train(experiment, run)
+    first, second = open_run(run).description["attempts"]
+    assert (first["ended"], first["to_step"], second["from_step"], second["ended"]) == ("signal", 12, 12, "finished")
+    for attempt in (first, second):
+        began, ended = (datetime.fromisoformat(attempt[name]) for name in ("started", "stopped"))
+        wall = (ended - began).total_seconds()
+        assert set(attempt["spent"]) == set(PARTS) and min(attempt["spent"].values()) >= 0
+        assert abs(sum(attempt["spent"].values()) - wall) <= max(0.01 * wall, 0.02)
+        assert attempt["spent"]["other"] < 0.1 * wall, attempt["spent"]
+        assert attempt["threads"] >= 1 and attempt["lock"]["file"].startswith("locks/py3")
+
+
+def test_other_data_than_a_run_began_with_are_refused(cache, tmp_path):
+    experiment, run = tiny.experiment(tmp_path / "own", steps=2), tmp_path / "run"
+    train(experiment, run)
+    data = open_training_data(experiment)
+    shutil.copyfile(data.train.records[0].image, data.train.records[1].image)
+    with pytest.raises(CracksError, match="experiment.json: this run began on other data .* restore it"):
+        train(experiment, run)
 
 
 # --- what goes wrong

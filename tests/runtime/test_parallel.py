@@ -1,6 +1,5 @@
 """Several devices do what one does: equal to 1e-9 in float64, by jit over a mesh and by pmap."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -11,29 +10,14 @@ from cracks_jax.errors import UsageError
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.train import with_augmentation
 from tests import tiny
+from tests.reliability.devices import run
 from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401
 
-STEPS = 3
+STEPS = 10
 
 
 def _experiment(kind, colour):
     return tiny.experiment(Path("unused"), kind, colour=colour)
-
-
-def _run(kind, strategy, count, dtype, colour=0.0):
-    """The states' leaves after STEPS steps of training's own step on 8-bit batches."""
-    experiment = _experiment(kind, colour)
-    parallel = Parallel(strategy, devices(count))
-    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
-    step = parallel.compile(with_augmentation(method, experiment.training.colour))
-    state = parallel.put_state(tiny.state_of(experiment.method, dtype=dtype))
-    rng, losses = np.random.default_rng(1), []
-    for number in range(STEPS):
-        batch = tiny.bytes_batch(rng)
-        batch.pop("corrupted" if kind == "segmentation" else "mask")
-        state, metrics = step(state, parallel.put_batch(batch), tiny.hyper(), jax.random.key(number))
-        losses.append(float(metrics["loss"]))
-    return {**tiny.leaves(parallel.get_state(state)), "losses": np.asarray(losses)}
 
 
 def _on_one_device(kind, dtype, colour=0.0):
@@ -58,11 +42,11 @@ def references():
 def test_every_array_and_loss_equals_one_devices(
     kind, strategy, count, references, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):
-    """After three steps: parameters, moments, batch-norm averages. Dropout is off: pmap's devices draw their own."""
+    """After ten steps: parameters, moments, batch-norm averages. Dropout is off: pmap's devices draw their own."""
     with jax.enable_x64(True):
         if kind not in references:
             references[kind] = _on_one_device(kind, np.float64)
-        found = _run(kind, strategy, count, np.float64)
+        found = run(kind, strategy, count, np.float64, STEPS)
     reference = references[kind]
     assert found.keys() == reference.keys()
     enlarged = tiny.enlarged_rounding(reference) if kind == "restoration" else set()
@@ -76,7 +60,7 @@ def test_every_array_and_loss_equals_one_devices(
 def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
     """Colour is drawn for the whole batch, wherever its images lie."""
     with jax.enable_x64(True):
-        found = [_run("segmentation", "jit", count, np.float64, colour=0.3) for count in (1, 4)]
+        found = [run("segmentation", "jit", count, np.float64, STEPS, colour=0.3) for count in (1, 4)]
     for path, array in found[0].items():
         np.testing.assert_allclose(found[1][path], array, rtol=1e-9, atol=1e-9, err_msg=path)
 
