@@ -232,7 +232,7 @@ class Attempt:
         self._write(saved_step=saved_step)
 
     def end(self, why: str, step: int | None = None) -> None:
-        """`why`: finished, signal, or the kind of error."""
+        """`why`: finished, signal, or the kind of error (Stopped: a signal before anything long had begun)."""
         if not self._ended:
             self._ended = True
             reached = {} if step is None else {"to_step": step}

@@ -35,7 +35,7 @@ from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, write_json
 from cracks_jax.runtime.spent import Spent
-from cracks_jax.runtime.stopping import STOPPED, Stop, stop_on_signal
+from cracks_jax.runtime.stopping import STOPPED, Stop, Stopped, stop_on_signal
 from cracks_jax.training_data import TrainingData, open_training_data
 from cracks_jax.validation import Validator, validator
 from cracks_jax.watch import NotFinite, Watch, progress, report_not_finite
@@ -44,10 +44,6 @@ __all__ = ["STOPPED", "Stopped", "train"]
 
 # Counted from the start; the steps before them compile and warm up.
 PROFILED_STEPS = (5, 8)
-
-
-class Stopped(Exception):
-    """A signal asked training to stop; everything is saved and the same command goes on."""
 
 
 # --------------------------------------------------------------------------------------------- the story
@@ -127,7 +123,10 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent)
 
     say(f"run directory: {folder}")
     # Bad weights are said before a folder is made.
-    fresh = None if (folder / CHECKPOINTS).is_dir() else initial_state(experiment, say)
+    fresh = None
+    if not (folder / CHECKPOINTS).is_dir():
+        with stop.at_once("the making of the initial state"):
+            fresh = initial_state(experiment, say)
     records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder, experiment)
     start, state, loaded = _latest(experiment, checkpoints, fresh)
     records.rewind(start)
@@ -193,7 +192,8 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
                     # Saved before it is validated: a signal or a kill during a long validation loses nothing.
                     _save(run, step, run.parallel.get_state(state), must=last)
                     if run.stop.asked and not last:
-                        run.checkpoints.wait()
+                        with spent.on("checkpoint"):
+                            run.checkpoints.wait()
                         run.attempt.end("signal", step)
                         raise Stopped(
                             f"stopped after step {step}, saved in {run.folder}; run the same command again to go on"

@@ -193,7 +193,7 @@ def test_a_signal_while_training_is_being_prepared_is_exit_code_75_too(tmp_path,
 
     monkeypatch.setattr(train, "open_training_data", slow)
     words = ("train", f"{runs().file}:smoke", "--member", "restoration", "--run", tmp_path / "run")
-    command(*words).refused(75, "stopped before step 1", "run the same command again to go on")
+    command(*words).refused(75, "stopped before the making of the initial state", "run the same command again to go on")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.undo()
     assert command(*words).ok().last == json.loads((runs().restoration / "metrics.json").read_text())

@@ -17,6 +17,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _END = b"\0"  # no signal has the number 0
 
 
+class Stopped(Exception):
+    """A signal asked training to stop; everything is saved and the same command goes on."""
+
+
 class Stop:
     """Whether a stop was asked for.
 
@@ -35,7 +39,7 @@ class Stop:
         self._long = what
         try:
             if self.asked:
-                self._leave()
+                raise Stopped(f"stopped before {what}; run the same command again to go on")
             yield
         finally:
             self._long = None

@@ -18,7 +18,7 @@ from cracks_jax.experiment import from_json
 from cracks_jax.pretrained import state_like
 from cracks_jax.runtime.checkpoints import Checkpoints
 from cracks_jax.runtime.records import Records
-from tests.reliability.children import Trainings, records
+from tests.reliability.children import Trainings, records, taken
 from tests.reliability.devices import short_trunk
 
 _LONGEST = 300.0  # seconds that a process may take to its next step
@@ -56,14 +56,39 @@ def measure(
     return {**counts, "wrong": wrong, "seconds": round(time.monotonic() - began)}
 
 
+def exactly_once(folder: Path, kills: int = 20, epochs: int = 3, *, seed: int = 0) -> dict[str, Any]:
+    """Whether each epoch's set of record numbers is the data set, whatever was killed and whoever decoded."""
+    records_per_epoch, batch = 40, 4
+    trainings = Trainings(folder, steps=epochs * records_per_epoch // batch, undamaged=50)
+    run, rng, killed, starts = folder / "restoration", np.random.default_rng(seed), 0, 0
+    while not (run / "metrics.json").exists():
+        # Decoded in the process itself, then by a worker process, and so on.
+        settings = ("machine.checkpoint_every=1", f"machine.workers={starts % 2}")
+        killed += _one_life(
+            trainings, "restoration", run, rng, in_save=False, spare=killed >= kills, most=3, settings=settings
+        )[0]
+        starts += 1
+    by_step: dict[int, set[tuple[int, ...]]] = {}
+    for step, numbers in taken(run):
+        by_step.setdefault(step, set()).add(numbers)
+    wrong = [f"step {step} was taken with {numbers}" for step, numbers in by_step.items() if len(numbers) != 1]
+    order = [number for step in sorted(by_step) for number in min(by_step[step])]
+    for epoch in range(epochs):
+        found = sorted(order[epoch * records_per_epoch : (epoch + 1) * records_per_epoch])
+        wrong += [] if found == list(range(records_per_epoch)) else [f"epoch {epoch + 1} held {found}"]
+    retaken = sum(1 for _ in taken(run)) - len(by_step)
+    return {"kills": killed, "epochs": epochs, "records": records_per_epoch, "steps_retaken": retaken, "wrong": wrong}
+
+
 def _one_life(
-    trainings: Trainings, method: str, run: Path, rng: np.random.Generator, *, in_save: bool, spare: bool
-) -> tuple[bool, bool]:
+    trainings: Trainings, method: str, run: Path, rng: np.random.Generator, *, in_save: bool, spare: bool,
+    most: int = 12, settings: tuple[str, ...] = ()
+) -> tuple[bool, bool]:  # fmt: skip
     """Starts the training and kills it; (whether it was killed, whether a save was under way)."""
-    steps = int(rng.integers(1, 12))  # to be taken before the kill
+    steps = int(rng.integers(1, most))  # to be taken before the kill
     saves = int(rng.integers(1, 3))  # to be seen before it, where it shall come in one
     delay = float(rng.uniform(0, 0.03))
-    process = trainings.start(method, run)
+    process = trainings.start(method, run, *settings)
     if spare:
         process.wait(_LONGEST)
         return False, False
