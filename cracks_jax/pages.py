@@ -80,6 +80,17 @@ def short(records: Path) -> str:
     return "\n\n".join(_matrix(table) for table in across(chosen) if table.name == f"across-{PAPER_GEOMETRY}")
 
 
+def reliable(records: Path) -> str:
+    """What `tools/reliability.py` measured: claim, figures, at which revision and on what."""
+    found = sorted(map(read_json, (records.parent / "reliability").glob("*.json")), key=lambda one: one["place"])
+    if not found:
+        return "Nothing is on record yet."
+    rows = [(one["claim"], one["shown"] if one["holds"] else f"**does not hold:** {one['shown']}") for one in found]
+    made = {(one["device"]["kind"], one["software"]["python"], one["software"]["jax"]) for one in found}
+    on = "; ".join(f"{device}, Python {python}, jax {jax}" for device, python, jax in sorted(made))
+    return f"{_markdown(('what must hold', 'measured'), rows)}\n\nRecorded in `experiments/reliability/`: {on}."
+
+
 # --------------------------------------------------------------------------------------- experiments/README.md
 
 
@@ -230,6 +241,7 @@ def _markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
 _BLOCKS: dict[str, Callable[[Path], str]] = {
     "quickstart": drawn,
     "short": short,
+    "reliability": reliable,
     "records": everything,
     "robustness": robust,
 }

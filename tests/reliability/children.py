@@ -90,3 +90,20 @@ def taken(run: Path) -> list[tuple[int, tuple[int, ...]]]:
 
 def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+
+
+def short_trunk_states() -> dict[str, dict[int, Any]]:
+    """Two states by step of each method's small form, as trainings would save them."""
+    import jax
+    import numpy as np
+
+    from tests import tiny
+    from tests.reliability.devices import short_trunk
+
+    found = {}
+    with short_trunk():
+        for method in METHODS:
+            state = tiny.state_of(tiny.experiment(Path("unused"), method).method)
+            later = jax.tree.map(lambda x: x + np.asarray(1, x.dtype), state)
+            found[method] = {5: state, 10: later}
+    return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,25 @@ def measure(steps: int = 10) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def short_trunk() -> Any:
+def quick_compile(folder: Path) -> Iterator[None]:
+    """Programs compiled without XLA's optimisations, which cost more here than they save, and kept in a folder."""
+    quick = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: jax.config.values[name] for name in quick}
+    for name, value in quick.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@contextlib.contextmanager
+def short_trunk() -> Iterator[None]:
     """ResNet-50 with one unit in each of its blocks."""
     from cracks_jax.networks.backbones import resnet
 
