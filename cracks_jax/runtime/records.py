@@ -1,10 +1,12 @@
 """A run's log: one JSON object per line, append-only, each step once even after a resume."""
 
+import contextlib
 import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from cracks_jax.errors import CracksError, WriteError
@@ -16,35 +18,57 @@ class Records:
     def __init__(self, path: Path):
         self.path = path
         self._unwritten: list[str] = []  # what an append that failed left to the next one
+        self._whole: int | None = None  # how many bytes are whole lines, where it may have left a part of one too
+        self._lock = Lock()  # the thread that saves a checkpoint asks for the records before it
 
     def append(self, event: str, step: int, **values: Any) -> None:
         """Adds one line, whole or not at all.
 
         Raises:
-          WriteError: it could not be written; the next append writes it too, if there is one.
+          WriteError: it could not be written; the next append, or `sync`, writes it too.
         """
-        self._unwritten.append(json.dumps({"event": event, "step": step, **values}, allow_nan=False))
+        line = json.dumps({"event": event, "step": step, **values}, allow_nan=False)
+        with self._lock:
+            self._unwritten.append(line)
+            self._write()
+
+    def sync(self) -> None:
+        """Until what was appended is on the disk itself, and the file's name with it.
+
+        Raises:
+          WriteError: it cannot be written.
+        """
+        with self._lock:
+            if self._unwritten:
+                self._write()
+        if self.path.exists():
+            with self._failing():
+                for path in (self.path, self.path.parent):
+                    _sync(path)
+
+    def _write(self) -> None:
         lines = "".join(line + "\n" for line in self._unwritten).encode()
+        with self._failing(), self.path.open("ab", buffering=0) as file:
+            if self._whole is not None:
+                file.truncate(self._whole)
+            self._whole = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(lines) != len(lines):  # a full disk takes what fits
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(self._whole)  # a disk that fails may refuse that too: then the next append does it
+                raise
+        self._whole = None
+        self._unwritten.clear()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            with self.path.open("ab", buffering=0) as file:
-                before = file.tell()
-                try:
-                    if file.write(lines) != len(lines):  # a full disk takes what fits
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                except OSError:
-                    file.truncate(before)
-                    raise
+            yield
         except OSError as error:
             raise WriteError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or choose another --run"
             ) from error
-        self._unwritten.clear()
-
-    def sync(self) -> None:
-        """Until what was appended is on the disk itself."""
-        if self.path.exists():
-            with self.path.open("ab") as file:
-                os.fsync(file.fileno())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every record in order. A last line cut off by a killed run is passed over; other damage is a CracksError."""
@@ -74,14 +98,8 @@ class Records:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`: those steps are about to be taken again."""
-        kept = [json.dumps(record) for record in self if record["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise WriteError(f"{self.path}: cannot be written ({error.strerror}); free space and run again") from error
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self if record["step"] <= step))
+        self._whole = None
 
     def best(self, metric: str, direction: str) -> tuple[int, float] | None:
         """(step, value) of the best validation so far; the earliest wins a tie; None before the first."""
@@ -118,12 +136,23 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)  # a power cut could leave the name that is given next, and none of these bytes
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that has become read-only keeps it
+            temporary.unlink(missing_ok=True)
         raise WriteError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another folder"
         ) from error
+
+
+def _sync(path: Path) -> None:
+    """Until what was written to a file, or the names that were given in a folder, are on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:
