@@ -2,17 +2,21 @@
 
   checkpoints/<step>/arrays/        the state, as orbax writes it
   checkpoints/<step>/digests.json   written last: SHA-256 of every file and of every array, the run, the version
-  checkpoints/<step>.saving/        a save under way, or one that was killed: removed by the next start
-  checkpoints/<step>.damaged/       found damaged when training went on: removed once that step is saved again
+  checkpoints/<step>.saving/        a save under way, or one that was killed: removed by the next save or start
+  checkpoints/<step>.damaged/       found damaged when training went on: removed once it has come as far again
 
 Saving copies the state to the host's memory, which is all that the training waits for; a thread does the rest.
 Kept are the two newest checkpoints and the best one; others go once a newer one is committed.
 """
 
+import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,15 +53,14 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, run_id: str, *, read_only: bool = False):
-        absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns of what was asked for
+        _quieten()
         self.folder, self.run_id = folder, run_id
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         if not read_only:
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(f"*{_SAVING}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._sweep()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or not."""
@@ -120,7 +123,7 @@ class Checkpoints:
             raise CracksError(f"step {step}: {wrong} is not finite, so it is not saved; the last checkpoint is finite")
         aside = self.folder / f"{step}{_SAVING}"
         try:
-            shutil.rmtree(aside, ignore_errors=True)
+            self._sweep()
             aside.mkdir()
             self._orbax.save((aside / _ARRAYS).absolute(), args=ocp.args.StandardSave(host))
             files = {str(path.relative_to(aside)): _file_entry(path) for path in sorted(_files(aside))}
@@ -137,18 +140,26 @@ class Checkpoints:
             before()
             os.replace(aside, self.folder / str(step))
             _sync(self.folder)
-            shutil.rmtree(self.folder / f"{step}{_DAMAGED}", ignore_errors=True)
         except Exception as error:  # orbax and tensorstore raise whatever they like where the disk fails
-            shutil.rmtree(aside, ignore_errors=True)
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+            _remove(aside)
             raise WriteError(
-                f"{self.folder}: checkpoint {step} could not be written ({reason}); the checkpoints before it are "
-                "intact; free space, or see to the disk, and run the same command again"
+                f"{self.folder}: checkpoint {step} could not be written ({_reason(error)}); the checkpoints before it "
+                "are intact; free space, or see to the disk, and run the same command again"
             ) from error
         self._prune(best)
 
+    def _sweep(self) -> None:
+        """Removes what saves left that were killed, or failed with the disk."""
+        for leftover in self.folder.glob(f"*{_SAVING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     def _prune(self, best: int | None) -> None:
-        for old in self.steps()[:-_KEPT]:
+        steps = self.steps()
+        for damaged in self.folder.glob(f"*{_DAMAGED}"):
+            step = damaged.name.removesuffix(_DAMAGED)
+            if step.isdecimal() and int(step) <= max(steps, default=-1):
+                shutil.rmtree(damaged, ignore_errors=True)
+        for old in steps[:-_KEPT]:
             if old != best:
                 # Renamed first: what is half deleted must not look like a checkpoint.
                 gone = self.folder / f"{old}{_SAVING}"
@@ -334,6 +345,39 @@ def _as_damage(folder: Path) -> Iterator[None]:
         raise DamagedCheckpoint(f"{folder}: cannot be read ({_first_line(error)})") from error
 
 
+# --------------------------------------------------------------------------------------------- messages
+
+
+@functools.cache
+def _quieten() -> None:
+    """What is wrong with a checkpoint is said once, by the error that is raised.
+
+    Where a disk fails, orbax logs a traceback for each of its threads, and closes its event loop under tensorstore's,
+    which then report that.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for what failed; tensorstore's errors hold them behind a page of its settings."""
+    words = getattr(error, "strerror", None) or next(
+        (os.strerror(number) for number in errno.errorcode if os.strerror(number) in str(error)), None
+    )
+    return words or _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
 # ---------------------------------------------------------------------------------------------- the disk
 
 
@@ -347,17 +391,21 @@ def _to_disk(folder: Path) -> None:
         _sync(path)
 
 
+def _remove(folder: Path) -> None:
+    """Removes what was written so far; where one array failed, tensorstore's threads may still write others there."""
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+        if not folder.exists():
+            break
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _name(entry: Any) -> str:
