@@ -81,7 +81,8 @@ def _train(options: argparse.Namespace) -> int:
             raise UsageError(f"--member {options.member}: --repeat takes the member of its run; leave one of them out")
         opened = open_run(options.repeat)
         experiment = opened.experiment
-        _say(f"its environment is rebuilt by\n{rebuild(opened.description)}")
+        for line in ("its environment is rebuilt by", *rebuild(opened.description).splitlines()):
+            _say(line)
         repeated = options.repeat.resolve()
         folder = folder or repeated.with_name(repeated.name + "-repeat")
     else:
@@ -93,7 +94,8 @@ def _train(options: argparse.Namespace) -> int:
     except Stopped as stopped:
         return _fail(str(stopped), EXIT_STOPPED)
     if options.repeat is not None:
-        _say(compared(metrics, folder, options.repeat))
+        for line in compared(metrics, folder, options.repeat).splitlines():
+            _say(line)
     print(json.dumps(metrics))
     return 0
 

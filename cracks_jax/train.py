@@ -167,6 +167,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
             with spent.on("input"):
                 first = next(stream)
             take, stream = _compiled(run, state, first), itertools.chain([first], stream)
+            bar.unpause()  # compiling is no part of the rate
         skips_left: Any = np.asarray(training.skip_non_finite - watch.skipped, np.int32)
         try:
             while not enough:

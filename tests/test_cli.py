@@ -132,6 +132,8 @@ def test_repeat_trains_the_same_bits_into_a_folder_beside_the_run(tmp_path, monk
     assert again.last == json.loads((run / "metrics.json").read_text())
     assert (tmp_path / "once-repeat" / "experiment.json").is_file()
     assert "the same final state as ., bit for bit" in again.err
+    said = again.err.splitlines()
+    assert said[said.index("its environment is rebuilt by") + 1].startswith(("git checkout ", "python3"))
 
 
 def test_without_a_run_directory_the_name_says_file_form_member_and_run_id(tmp_path, monkeypatch):
