@@ -29,6 +29,7 @@ from cracks_jax.networks.crackseg import LEAST_SIDE
 from cracks_jax.networks.upcracknet import MIN_PATCH_SIDE
 from cracks_jax.runtime.randomness import SEED_LIMIT
 from cracks_jax.settings import build, replace_all
+from cracks_jax.untrusted import check_bounds
 
 FORMS = ("paper", "cpu", "smoke")
 # UPCRACKNET 6b; patience counts validations, one per epoch.
@@ -252,6 +253,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 def from_json(tree: dict[str, Any], source: str = "experiment.json") -> Experiment:
     """The experiment that `to_json` described; CracksError where it was written by another version or by hand."""
     try:
+        check_bounds(tree)
         values = dict(tree["science"])
         method = dict(values.pop("method"))
         values["method"] = build(method_class(method.pop("kind")), method, "method")
@@ -317,9 +319,9 @@ def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Ex
             raise UsageError(f"--set {text}: expected path.to.field=value, for example training.steps=100")
         pairs.append((path.strip(), value.strip()))
     presets = [(path, value) for path, value in pairs if path == "training.preset"]
-    for path, value in presets:
-        replace_all(experiment, [(path, value)])  # says what a preset may be
-        experiment = with_training_preset(experiment, value)
+    for pair in presets:
+        name = replace_all(experiment, [pair]).training.preset  # says what a preset may be
+        experiment = with_training_preset(experiment, name)
     return replace_all(experiment, [pair for pair in pairs if pair not in presets])
 
 

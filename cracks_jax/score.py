@@ -143,7 +143,7 @@ def _of_one_size(
 
 def _processes(workers: int | None, pairs: int) -> int:
     if workers is not None:
-        return workers
+        return min(workers, -(-pairs // _GROUP))  # more would have nothing to do
     return cores() if pairs >= _FEW and cores() > 1 else 0
 
 

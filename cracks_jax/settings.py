@@ -121,7 +121,8 @@ def convert(value: Any, hint: Any, path: str, text: str | None = None) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, typing.cast(type, hint)) else build(typing.cast(type, hint), value, path)
     if origin is dict and isinstance(value, dict):
-        return dict(value)
+        kind = get_args(hint)[1]
+        return {name: one if kind is Any else convert(one, kind, f"{path}.{name}") for name, one in value.items()}
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):

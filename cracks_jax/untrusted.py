@@ -13,6 +13,7 @@ import numpy as np
 
 # Settings, records and manifests are nested some six levels deep.
 MAX_DEPTH = 64
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 # NumPy's own bound on the text of an array's header.
 _MAX_HEADER = 10_000
 _CHUNK = 2**22
@@ -20,32 +21,45 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text, within the bounds of `check_bounds`.
 
     Raises:
-      json.JSONDecodeError: it is no JSON.
-      ValueError: it is, but nested deeper than `MAX_DEPTH`, or holds a whole number beyond 64 bits, which would
-        overflow in what is computed from it.
+      json.JSONDecodeError: it is no JSON, to which NaN and Infinity do not belong.
+      ValueError: it is beyond those bounds, or those of Python.
     """
-    too_deep = f"nested deeper than {MAX_DEPTH} levels"
     try:
-        value = json.loads(text, parse_int=_whole)
+        value = json.loads(text, parse_constant=_no_json)
     except RecursionError:
-        raise ValueError(too_deep) from None
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
-        level = [child for children in inner for child in children]
-        if not level:
-            return value
-    raise ValueError(too_deep)
-
-
-def _whole(digits: str) -> int:
-    value = int(digits) if len(digits) <= len(str(-(2**63))) else 2**63
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{digits[:20]}... is a whole number beyond 64 bits")
+        raise ValueError(_TOO_DEEP) from None
+    check_bounds(value)
     return value
+
+
+def check_bounds(value: Any) -> None:
+    """ValueError where a JSON value is nested too deep, or holds a number that would overflow what is computed from it.
+
+    That is deeper than `MAX_DEPTH`, a whole number beyond 64 bits, or one that is not finite.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, (list, tuple)):
+                inner += one
+            elif (isinstance(one, int) and not -(2**63) <= one < 2**63) or (
+                isinstance(one, float) and not math.isfinite(one)
+            ):
+                raise ValueError(f"holds a number that is not finite, or beyond 64 bits ({str(one)[:20]})")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(_TOO_DEEP)
+
+
+def _no_json(name: str) -> Any:
+    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
 
 
 def read_array(stream: IO[bytes], most_bytes: int) -> np.ndarray:

@@ -11,13 +11,14 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cracks_jax.data.images import is_safe_name
-from cracks_jax.errors import CracksError
+from cracks_jax.errors import CracksError, WriteError
 
 MAX_UNPACKED_BYTES = 16 << 30
 _MAX_FILES = 200_000
@@ -38,20 +39,19 @@ def unpack(archives: list[Path], folder: Path, *, max_bytes: int = MAX_UNPACKED_
     Raises CracksError for an archive that is damaged, holds links, paths that lead elsewhere, names that are no text
     or there twice, or unpacks to more than `max_bytes`; nothing of it stays then.
     """
-    workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with _writing(folder):
+        workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         budget = min(max_bytes, shutil.disk_usage(folder.parent).free - _FREE_MARGIN)
+    try:
         for archive in archives:
             budget -= _extract(archive, workplace, budget)
-        entries = [entry for entry in workplace.iterdir() if entry.name[0] != "."]
-        whole = entries[0] if len(entries) == 1 and entries[0].is_dir() else workplace
-        if not entries:
-            raise CracksError(f"{archives[0]}: the archive is empty; remove it and download again")
-        whole.chmod(0o755)
-        os.replace(whole, folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CracksError(f"{folder}: cannot be unpacked ({reason}); free some space") from error
+        with _writing(folder):
+            entries = [entry for entry in workplace.iterdir() if entry.name[0] != "."]
+            whole = entries[0] if len(entries) == 1 and entries[0].is_dir() else workplace
+            if not entries:
+                raise CracksError(f"{archives[0]}: the archive is empty; remove it and download again")
+            whole.chmod(0o755)
+            os.replace(whole, folder)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
@@ -79,8 +79,6 @@ def _extract(archive: Path, folder: Path, budget: int) -> int:
     except CracksError:
         raise
     except Exception as error:  # both libraries raise whatever the damaged bytes lead them to
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CracksError(f"{archive}: not a whole zip or tar archive ({reason}); remove it and run again") from error
 
@@ -142,20 +140,38 @@ def _write(archive: Path, members: list[tuple[_Member, PurePosixPath]], folder: 
         target = folder / path
         if path.parts[0] == "__MACOSX":
             continue
-        if member.is_folder:
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(folder):
+            (target if member.is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+            if member.is_folder:
+                continue
+            with open(target, "wb") as output:
+                for chunk in _chunks(member):
+                    # What the archive says of its sizes is not trusted either.
+                    written += len(chunk)
+                    if written > budget:
+                        raise CracksError(f"{archive}: unpacks to more than the {budget} bytes it may")
+                    output.write(chunk)
+    return written
+
+
+def _chunks(member: _Member) -> Iterator[bytes]:
+    """A member's content. What is wrong with the archive is no OSError, so that an OSError is the disk's."""
+    try:
         source = member.open()
         assert source is not None  # links and devices were refused
-        with source, open(target, "wb") as output:
-            # What the archive says of its sizes is not trusted either.
+        with source:
             while chunk := source.read(_CHUNK):
-                written += len(chunk)
-                if written > budget:
-                    raise CracksError(f"{archive}: unpacks to more than the {budget} bytes it may")
-                output.write(chunk)
-    return written
+                yield chunk
+    except Exception as error:
+        raise tarfile.ReadError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be unpacked ({error.strerror or error}); free some space") from error
 
 
 def _check_directory(archive: Path) -> None:

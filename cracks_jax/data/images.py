@@ -110,10 +110,9 @@ def read_score(path: str | Path) -> Float[np.ndarray, "h w"]:
         raise CracksError(f"{path}: array of {score.dtype} {score.shape}; expected a score map (h, w)")
     if score.dtype.kind != "f" and score.max() > 1:
         raise CracksError(f"{path}: {score.dtype} values up to {score.max()}; expected floats in [0, 1]")
-    score = score.astype(np.float32)
-    if not (np.isfinite(score).all() and score.min() >= 0 and score.max() <= 1):
+    if not ((score >= 0).all() and (score <= 1).all()):
         raise CracksError(f"{path}: scores {score.min()} to {score.max()}; expected finite values in [0, 1]")
-    return score
+    return score.astype(np.float32)
 
 
 def write_image(path: str | Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:

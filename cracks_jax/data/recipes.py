@@ -278,11 +278,15 @@ class Recipe:
     masks: bool = True
 
 
+# Of pixels or windows: no photograph has more on a side.
+_MOST = 2**20
+
+
 def _check(settings: Any, **least: float) -> None:
     for name, bound in least.items():
         value = getattr(settings, name)
-        if value < bound:
-            raise UsageError(f"{name} is {value}; it must be at least {bound}")
+        if not bound <= value <= _MOST:
+            raise UsageError(f"{name} is {value}; it must be at least {bound}, and at most {_MOST}")
 
 
 def _masks(

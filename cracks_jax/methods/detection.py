@@ -9,6 +9,9 @@ from typing import Literal
 from cracks_jax.errors import UsageError
 from cracks_jax.postprocess.thresholds import parse_rule
 
+# Its kernel is eight times as wide: beyond this there is no crack left, and OpenCV fails.
+MOST_SIGMA = 1000
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -51,5 +54,9 @@ class Detection:
             raise UsageError(f"detection.tile is {self.tile}; a tile has at least 64 px (1024 is the default)")
         if not 0 <= self.overlap < self.tile:
             raise UsageError(f"detection.overlap is {self.overlap}; expected 0 to below the tile's {self.tile} px")
-        if self.filter_sigma <= 0:
-            raise UsageError(f"detection.filter_sigma is {self.filter_sigma}; expected more than 0 px")
+        if self.window_pixels < 1:
+            raise UsageError(f"detection.window_pixels is {self.window_pixels}; expected at least 1")
+        if not 0 < self.filter_sigma <= MOST_SIGMA:
+            raise UsageError(
+                f"detection.filter_sigma is {self.filter_sigma}; expected more than 0, and at most {MOST_SIGMA} px"
+            )

@@ -14,6 +14,7 @@ SQRT2 = math.sqrt(2)
 # One of each pair of opposite neighbours, (dy, dx), so that each step between two pixels is counted once.
 STRAIGHT = ((0, 1), (1, 0))
 DIAGONAL = ((1, 1), (1, -1))
+_MOST_MM = 1e6
 
 
 def measure(mask: Bool[np.ndarray, "h w"], mm_per_px: float | None = None) -> dict[str, Any]:
@@ -28,11 +29,11 @@ def measure(mask: Bool[np.ndarray, "h w"], mm_per_px: float | None = None) -> di
 
     Raises:
       ValueError: the mask is not (h, w), or has no pixels.
-      UsageError: mm_per_px is not a positive number.
+      UsageError: mm_per_px is not a positive number, or more than a kilometre.
     """
-    if mm_per_px is not None and not 0 < mm_per_px < math.inf:
+    if mm_per_px is not None and not 0 < mm_per_px <= _MOST_MM:
         raise UsageError(
-            f"mm-per-px is {mm_per_px}; it must be a positive number of millimetres (such as 0.5)"
+            f"mm-per-px is {mm_per_px}; it must be a positive number of millimetres (such as 0.5), at most {_MOST_MM:g}"
         )
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"mask has shape {mask.shape}; measurements need (h, w) with at least one pixel")

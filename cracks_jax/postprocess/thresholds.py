@@ -93,7 +93,10 @@ def otsu(score: np.ndarray) -> float:
     if score.dtype == np.uint8:
         counts, centres = np.bincount(score.reshape(-1), minlength=256), np.arange(256.0)
     else:
-        counts, edges = np.histogram(score, bins=OTSU_BINS, range=(float(low), float(high)))
+        try:
+            counts, edges = np.histogram(score, bins=OTSU_BINS, range=(float(low), float(high)))
+        except ValueError:  # an image that is all but constant: float32 has fewer steps between its ends than bins
+            counts, edges = np.histogram(score.astype(np.float64), bins=OTSU_BINS, range=(float(low), float(high)))
         centres = (edges[:-1] + edges[1:]) / 2
     return float(centres[_split(counts.astype(np.float64), centres.astype(np.float64))])
 

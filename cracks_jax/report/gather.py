@@ -6,7 +6,6 @@ folder that was named and what is below it, never by where that lies.
 """
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from cracks_jax.report.sound import METRICS_SHAPE, RUN_SHAPE, is_number, pruned,
 from cracks_jax.runs import CHECKPOINTS, EXPERIMENT, METRICS, RECORDS, UNDAMAGED
 from cracks_jax.runtime.records import Records, read_json
 from cracks_jax.scores import Score, load
+from cracks_jax.untrusted import parse_json
 
 # Folders of a run that hold no records.
 _PASSED_OVER = {CHECKPOINTS, UNDAMAGED}
@@ -262,8 +262,8 @@ def _score(place: _Place, file: str) -> Score | None:
     """The record; where its tables are damaged, its numbers alone. None for a JSON file that is something else."""
     path = place.folder / file
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         said = str(error).replace(str(path), file)
         place.problems.append(f"{place.called(file)}: cannot be read as JSON ({said}); left out")
         return None

@@ -23,6 +23,17 @@ def test_otsu_equals_scikit_image_and_opencv_on_grey_levels(rng):
         assert otsu(grey) == threshold_otsu(grey) == cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[0]
 
 
+@pytest.mark.parametrize("level", [0.5, 1e-40, 0.9999])
+@pytest.mark.parametrize("steps", [1, 2, 200, 300])
+def test_otsu_splits_an_image_that_is_all_but_constant(level, steps):
+    """Fewer steps of float32 between its darkest and brightest pixel than there are bins."""
+    low = np.float32(level)
+    high = low + steps * np.spacing(low)
+    score = np.array([[low, low, low], [low, high, low]], np.float32)
+    assert low <= otsu(score) < high
+    np.testing.assert_array_equal(score > np.float32(otsu(score)), score == high)
+
+
 def test_otsu_does_not_change_with_the_scale_of_the_scores(rng):
     score = _two_modes(rng)
     np.testing.assert_array_equal(score > otsu(score), score / 4 > otsu(score / 4))
