@@ -3,7 +3,8 @@
   python -m tests.reliability.fuzz --count 10000 --seed 1
   python -m tests.reliability.fuzz --seed 1 --only 4711          # a finding again, with its traceback
 
-Every input is a function of (seed, number) alone. The doors are in `target_*.py`.
+Every input is a function of (seed, number) alone, but for the names and dates that orbax writes into checkpoints. The
+doors are in `target_*.py`.
 """
 
 import argparse
@@ -56,11 +57,21 @@ class Counts:
 
 @dataclass
 class Found:
-    """What came of it; `findings` and `stray` (what C libraries print) name the number that repeats each."""
+    """What came of it; `wrong` and `stray` (what C libraries print) name the number that repeats each."""
 
     counts: dict[str, Counts]
-    findings: list[dict[str, Any]] = field(default_factory=list)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
     stray: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def shown(self) -> str:
+        """The figures in words."""
+        accepted = sum(one.accepted for one in self.counts.values())
+        refused = sum(one.refused for one in self.counts.values())
+        return (
+            f"{accepted + refused + len(self.wrong):,} inputs through {len(self.counts)} doors: {accepted:,} read, "
+            f"{refused:,} refused, {len(self.wrong)} otherwise"
+        )
 
 
 def fuzz(
@@ -79,14 +90,16 @@ def fuzz(
       numbers: these inputs alone, for repeating a finding.
 
     Returns:
-      `count`, `seed`, `seconds`, `peak_mb` (memory beyond what the start had taken), `targets` (for each `accepted`,
-      `refused`, `seconds`), `findings` and `stray` (lists of `number`, `target`, and what was seen).
+      `seed`, `count`, `seconds`, `peak_mb` (memory beyond what the start had taken), `targets` (for each `accepted`,
+      `refused`, `seconds`), `wrong` (the findings: `number`, `target`, `fault`), `stray` (how many `inputs` made a
+      library print, and some `samples`), `shown` (the figures in words).
     """
     if targets is None:
         from tests.reliability.target_commands import TARGETS
 
         targets = TARGETS
-    give = {}
+    give, folder = {}, folder.resolve()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))  # never the user's own
     for target in targets:
         place = folder / target.name
         place.mkdir(parents=True)
@@ -105,36 +118,39 @@ def fuzz(
             if text := printed():
                 found.stray.append({"number": number, "target": name, "printed": text})
             if done % 1000 == 0:
-                say(f"{done} inputs, {time.monotonic() - start:.0f} s, {len(found.findings)} findings")
+                say(f"{done} inputs, {time.monotonic() - start:.0f} s, {len(found.wrong)} findings")
     return {
         "count": count if numbers is None else len(numbers),
         "seed": seed,
         "seconds": round(time.monotonic() - start, 1),
         "peak_mb": round(_peak_mb() - peak, 1),
         "targets": {name: vars(one) | {"seconds": round(one.seconds, 2)} for name, one in found.counts.items()},
-        "findings": found.findings,
-        "stray": found.stray,
+        "wrong": found.wrong,
+        "stray": {"inputs": len(found.stray), "samples": found.stray[:20]},
+        "shown": found.shown,
     }
 
 
 def _one(found: Found, name: str, number: int, give: Callable[[random.Random], None], draw: random.Random) -> None:
-    counts, start, wrong = found.counts[name], time.monotonic(), None
+    counts, start, fault = found.counts[name], time.monotonic(), None
     try:
         give(draw)
-        counts.accepted += 1
+        kind = "accepted"
     except CracksError as error:
-        counts.refused += 1
-        wrong = None if len(str(error)) > 10 else f"a message of no help: {error}"
+        kind = "refused"
+        fault = None if len(str(error)) > 10 else f"a message of no help: {error}"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # what is looked for: libraries may raise anything, panics too
-        wrong = "".join(traceback.format_exception(error)[-3:])
+        fault = "".join(traceback.format_exception(error)[-3:])
     took = time.monotonic() - start
     counts.seconds += took
-    if wrong is None and took > SLOW:
-        wrong = f"took {took:.0f} s"
-    if wrong is not None:
-        found.findings.append({"number": number, "target": name, "wrong": wrong})
+    if fault is None and took > SLOW:
+        fault = f"took {took:.0f} s"
+    if fault is None:
+        setattr(counts, kind, getattr(counts, kind) + 1)
+    else:
+        found.wrong.append({"number": number, "target": name, "fault": fault})
 
 
 @contextlib.contextmanager
@@ -185,12 +201,11 @@ def main() -> int:
     out = io.TextIOWrapper(open(os.dup(2), "wb", buffering=0), write_through=True)
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="cracks-jax-fuzz-", dir=memory) as folder:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         found = fuzz(
             options.count, options.seed, Path(folder) / "work", lambda text: print(text, file=out), numbers=options.only
         )
     print(json.dumps(found, indent=1))
-    return 1 if found["findings"] else 0
+    return 1 if found["wrong"] else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.reliability.target_commands import TARGETS
 def test_mutated_input_is_read_right_or_refused_in_words(tmp_path):
     """The same inputs in every run; `python -m tests.reliability.fuzz` feeds ten thousand, by any seed."""
     found = fuzz(600, 1, tmp_path / "work")
-    assert found["findings"] == []
+    assert found["wrong"] == []
     assert found["count"] == 600 and found["targets"].keys() == {target.name for target in TARGETS}
     for name, one in found["targets"].items():
         few = one["accepted"] + one["refused"] < 20
@@ -61,13 +61,17 @@ def raising(error: BaseException):
 )
 def test_a_planted_bug_is_found_and_can_be_repeated_by_its_number(tmp_path, wrong, part):
     found = fuzz(200, 7, tmp_path / "work", targets=[planted(wrong)])
-    assert 5 < len(found["findings"]) < 50 and found["count"] == 200
-    assert all(part in one["wrong"] and one["target"] == "planted" for one in found["findings"])
-    numbers = [one["number"] for one in found["findings"]]
+    assert 5 < len(found["wrong"]) < 50 and found["count"] == 200
+    counts = found["targets"]["planted"]
+    assert counts["accepted"] + counts["refused"] + len(found["wrong"]) == 200
+    assert found["shown"].startswith("200 inputs through 1 doors: ")
+    assert found["shown"].endswith(f" refused, {len(found['wrong'])} otherwise")
+    assert all(part in one["fault"] and one["target"] == "planted" for one in found["wrong"])
+    numbers = [one["number"] for one in found["wrong"]]
     again = fuzz(200, 7, tmp_path / "again", targets=[planted(wrong)], numbers=numbers)
-    assert [one["number"] for one in again["findings"]] == numbers and again["count"] == len(numbers)
+    assert [one["number"] for one in again["wrong"]] == numbers and again["count"] == len(numbers)
     other = fuzz(200, 8, tmp_path / "other", targets=[planted(wrong)])
-    assert [one["number"] for one in other["findings"]] != numbers
+    assert [one["number"] for one in other["wrong"]] != numbers
 
 
 def test_what_is_printed_beside_python_is_told(tmp_path):
@@ -75,8 +79,8 @@ def test_what_is_printed_beside_python_is_told(tmp_path):
         os.write(2, b"libroad: a warning\n")
 
     found = fuzz(50, 7, tmp_path / "work", targets=[planted(prints)])
-    assert found["findings"] == [] and found["stray"]
-    assert all(one["printed"] == "libroad: a warning\n" for one in found["stray"])
+    assert found["wrong"] == [] and found["stray"]["inputs"] > 0
+    assert all(one["printed"] == "libroad: a warning\n" for one in found["stray"]["samples"])
 
 
 def test_every_target_gives_the_same_inputs_for_the_same_number(tmp_path, monkeypatch):
