@@ -101,7 +101,12 @@ def weights_digests(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of every pretrained file that the experiment reads, by the file's name."""
     names = [experiment.training.pretrained, experiment.training.style_weights]
     files = [path for name in names if name is not None and (path := find_weights(name)) is not None]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.name: _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _trunk(name: str, method: Segmentation) -> Loaded:

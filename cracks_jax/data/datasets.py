@@ -8,7 +8,6 @@ is made here where a data set has none, such that nothing in it has a near copy 
 
 import hashlib
 import itertools
-import json
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from cracks_jax.data import layouts
 from cracks_jax.data.duplicates import near_duplicates, signatures
 from cracks_jax.data.images import read_bytes
 from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.untrusted import parse_json
 
 VARIABLE = "CRACKS_DATA"
 
@@ -329,7 +329,7 @@ def _manifest_sources(dataset: Dataset) -> Mapping[str, str]:
         if not path.is_file():
             continue
         try:
-            manifest = json.loads(read_bytes(path))
+            manifest = parse_json(read_bytes(path))
             if "recipe" in manifest:  # else it is some other program's
                 sources.update((item["stem"], str(item["source"])) for item in manifest["items"])
         except (ValueError, KeyError, TypeError) as error:

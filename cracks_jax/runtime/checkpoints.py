@@ -13,6 +13,7 @@ import errno
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -30,13 +31,13 @@ import orbax.checkpoint as ocp
 
 from cracks_jax import __version__
 from cracks_jax.errors import CracksError, WriteError
+from cracks_jax.untrusted import parse_json
 
 # A generator and a discriminator with Adam's moments take 650 MB; the least that must be free before a save.
 _SPARE_BYTES = 64 * 2**20
 _ARRAYS, _DIGESTS, _SAVING, _DAMAGED = "arrays", "digests.json", ".saving", ".damaged"
 _FORMAT = 1
 _KEPT = 2
-_CHUNK = 2**22
 
 
 class DamagedCheckpoint(CracksError):
@@ -233,11 +234,11 @@ class Checkpoints:
         """What digests.json says, itself checked."""
         path = folder / _DIGESTS
         try:
-            entries = json.loads(path.read_bytes())
+            entries = parse_json(path.read_bytes())
             sound = entries.pop("sha256") == _sha256_of(entries)
         except FileNotFoundError as error:
             raise DamagedCheckpoint(f"{path}: is missing, so this checkpoint cannot be trusted") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpoint(f"{path}: is damaged ({_first_line(error)})") from error
         if not sound:
             raise DamagedCheckpoint(f"{path}: is damaged (it is not what was written)")
@@ -298,11 +299,8 @@ def _sha256_of(entries: dict[str, Any]) -> str:
 
 def _file_entry(path: Path) -> list[Any]:
     """[bytes, SHA-256] of one file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return [path.stat().st_size, digest.hexdigest()]
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 # ----------------------------------------------------------------------------------------------- checking
@@ -352,10 +350,11 @@ def _as_damage(folder: Path) -> Iterator[None]:
 def _quieten() -> None:
     """What is wrong with a checkpoint is said once, by the error that is raised.
 
-    Where a disk fails, orbax logs a traceback for each of its threads, and closes its event loop under tensorstore's,
-    which then report that.
+    Where a disk fails, orbax logs a traceback for each of its threads, leaves the errors of other arrays for asyncio to
+    log, and closes its event loop under tensorstore's threads, which then report that.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from cracks_jax.errors import CracksError, WriteError
+from cracks_jax.untrusted import parse_json
 
 
 class Records:
@@ -119,8 +120,8 @@ _REMEDY = "delete what is damaged, or restore the file"
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     whole = isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("step"), int)
     return record if whole else None
@@ -158,11 +159,11 @@ def _sync(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; CracksError where there is none."""
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__}, not an object")
         return value
     except FileNotFoundError as error:
         raise CracksError(f"{path}: is missing; expected a run directory made by `cracks-jax train`") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CracksError(f"{path}: cannot be read as JSON ({error}); restore it or train again") from error
