@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from cracks_jax.runtime.parallel import Parallel, devices
 from cracks_jax.train import with_augmentation
@@ -60,13 +61,17 @@ def quick_compile(folder: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     before = {name: jax.config.values[name] for name in quick}
-    for name, value in quick.items():
-        jax.config.update(name, value)
+    _configure(quick)
     try:
         yield
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+        _configure(before)
+
+
+def _configure(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # jax settles on a folder when it first compiles
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 `tools/reliability.py` runs them before a release; README.md's table is made of what they leave.
 """
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ def _bits(folder: Path) -> Result:
     from tests.reliability import bits
     from tests.reliability.devices import quick_compile, short_trunk
 
-    with short_trunk(), quick_compile(folder / "compiled"):
+    quiet = contextlib.redirect_stderr((folder / "said.log").open("w"))
+    with quiet, short_trunk(), quick_compile(folder / "compiled"):
         found = bits.measure(folder, steps=12)
     return {**found, "hosts_wrong": (other := bits.hosts(folder)), "wrong": [*found["wrong"], *other]}
 
