@@ -8,9 +8,10 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,21 @@ def entry() -> None:
     keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding has not is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    if sys.argv[1:2] in (["train"], ["quickstart"]):  # until training hears signals itself
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
+    code = main()
+    if code == EXIT_STOPPED:  # all is saved, and an interpreter takes seconds to end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _leave(_number: int, _frame: Any) -> None:
+    with suppress(OSError):
+        os.write(2, b"stopped; run the same command again to go on\n")
+    os._exit(EXIT_STOPPED)
 
 
 def _fail(message: str, code: int) -> int:

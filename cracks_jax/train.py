@@ -152,6 +152,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
     state, step = run.state, run.start
     run.state = None  # the first step takes its memory
     if run.stop.asked and step < training.steps:
+        run.attempt.end("signal", step)
         raise Stopped(f"stopped before step {step + 1} of {run.folder}; run the same command again to go on")
     with (
         closing(run.checkpoints),  # whatever ends the loop, a save under way is committed
