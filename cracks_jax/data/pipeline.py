@@ -12,11 +12,13 @@ Importing this module imports neither jax nor grain. grain itself imports jax's 
 in worker processes too; no jax backend starts there.
 """
 
+import itertools
 import os
 import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,7 @@ from cracks_jax.data.elements import (
 )
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.order import Policy, record_order
+from cracks_jax.data.workers import deaf_processes, leave_with_parent
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.runtime.randomness import check_seed, host_rng
 
@@ -237,10 +240,13 @@ def _iterate(
         # As bytes, batches come by pipe. As arrays they would lie in shared memory, which containers often
         # limit to 64 MB and which grain frees late.
         ready = ready.map(pickle.dumps)
-        ready = ready.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        options_of_workers = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        ready = ready.mp_prefetch(options_of_workers, leave_with_parent)
     iterator = iter(ready)
     try:
-        for batch in iterator:
+        with deaf_processes() if workers else nullcontext():  # the first batch starts them
+            first = next(iterator)
+        for batch in itertools.chain([first], iterator):
             yield pickle.loads(batch) if workers else batch
     except Exception as error:
         known = _data_error(error)

@@ -1,20 +1,24 @@
 """A polite stop: the first SIGTERM or SIGINT asks, a second one leaves at once.
 
 A Python signal handler cannot run while the main thread is inside a compilation or a long step. So the interpreter only
-writes each signal's number into a pipe, and a thread that reads the pipe decides.
+writes each signal's number into a pipe, and a thread that reads the pipe decides. That thread waits for nothing else:
+what it says, and what is done before leaving, other threads do.
 """
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, Thread
 from typing import Any
 
 STOPPED = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _END = b"\0"  # no signal has the number 0
+# Seconds that the last line may take: standard error may be a pipe that nobody reads.
+_PATIENCE = 1.0
+_GO_ON = "run the same command again to go on from the last saved step"
 
 
 class Stopped(Exception):
@@ -32,35 +36,41 @@ class Stop:
         self.asked = False
         self.before_leaving: Callable[[], None] = lambda: None
         self._long: str | None = None
+        self._leaving = False
+        self._lock = Lock()  # what is under way and whether a stop was asked for are looked at together
 
     @contextmanager
     def at_once(self, what: str) -> Iterator[None]:
         """While this takes long and changes nothing on disk (compiling, say), a first signal ends the process."""
-        self._long = what
-        try:
+        with self._lock:
             if self.asked:
                 raise Stopped(f"stopped before {what}; run the same command again to go on")
+            self._long = what
+        try:
             yield
         finally:
-            self._long = None
+            with self._lock:
+                self._long, leaving = None, self._leaving
+            if leaving:  # another thread is about to end the process: nothing may be begun, or said, any more
+                Event().wait()
 
     def _signalled(self) -> None:
-        if self.asked:
-            _say("stopped at once; run the same command again to go on from the last saved step")
-            os._exit(STOPPED)
-        self.asked = True
-        if self._long is None:
-            _say("stopping after this step; once more to stop at once")
-        else:  # in a thread of its own: this one must hear a second signal
-            Thread(target=self._leave, daemon=True).start()
+        with self._lock:
+            first, self.asked = not self.asked, True
+            what = self._long if first else None
+            self._leaving = self._leaving or what is not None
+        if not first:
+            _leave(f"stopped at once; {_GO_ON}")
+        elif what is None:
+            _in_a_thread(lambda: _say("stopping after this step; once more to stop at once"))
+        else:
+            _in_a_thread(lambda: self._leave(what))
 
-    def _leave(self) -> None:
-        """Without tidying up: compiled code runs in other threads, and an interpreter that ends under it crashes."""
+    def _leave(self, what: str) -> None:
         try:
             self.before_leaving()
         finally:
-            _say(f"stopped during {self._long}; run the same command again to go on from the last saved step")
-            os._exit(STOPPED)
+            _leave(f"stopped during {what}; {_GO_ON}")
 
 
 @contextmanager
@@ -103,5 +113,20 @@ def _listen(reading: int, stop: Stop) -> None:
             stop._signalled()
 
 
+def _in_a_thread(what: Callable[[], None]) -> None:
+    Thread(target=what, daemon=True).start()
+
+
+def _leave(last_words: str) -> None:
+    """Without tidying up: compiled code runs in other threads, and an interpreter that ends under it crashes."""
+    try:
+        speaking = Thread(target=_say, args=(last_words,), daemon=True)
+        speaking.start()
+        speaking.join(_PATIENCE)
+    finally:
+        os._exit(STOPPED)
+
+
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # standard error may be gone, with the terminal that it was
+        print(text, file=sys.stderr, flush=True)
