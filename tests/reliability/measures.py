@@ -67,7 +67,7 @@ def _devices(folder: Path) -> Result:
 def _stops(folder: Path) -> Result:
     from tests.reliability import stops
 
-    return stops.measure(folder, repeats=5)
+    return stops.measure(folder, repeats=3, quick=True)
 
 
 def _damage(folder: Path) -> Result:
@@ -107,7 +107,7 @@ def _leaks(folder: Path) -> Result:
 def _orphans(folder: Path) -> Result:
     from tests.reliability import leaks
 
-    return leaks.orphans(folder, 20)
+    return leaks.orphans(folder, 7)
 
 
 def _fuzz(folder: Path) -> Result:
