@@ -38,7 +38,7 @@ from tests.tiny_runs import REPOSITORY, Answer, command
 SOURCE = Path(__file__).with_name("faults.c")
 DIED = 99  # the exit code of a process that faults.c ended
 FOR_EVER = 2**31
-_LONGEST = 120.0  # seconds that one case may take
+_LONGEST = 600.0  # seconds that one case may take
 
 
 class Unavailable(Exception):
@@ -174,7 +174,7 @@ class Server:
         """A command in a process of its own."""
         started = self._start("cracks_jax.cli", *map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env={**self._environment, **fault.environment()})  # fmt: skip
-        out, err = started.communicate(timeout=600)
+        out, err = started.communicate(timeout=_LONGEST)
         return Answer(started.returncode, out, err)
 
     def _start(self, module: str, *words: str, **how: Any) -> subprocess.Popen:
@@ -237,10 +237,13 @@ def measure(
       many the new checkpoint was there afterwards, and what was `wrong`.
     """
     with contextlib.nullcontext(server) if server else Server(folder) as server:
-        whole = folder.resolve() / "whole"
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = Path(tempfile.mkdtemp(dir=folder.resolve()))
         server.ask("prepare", run=whole)
-        _, _, rehearsed = _case(server, folder, whole, "crash", 0, careless)
-        by_kind, by_operation, committed, wrong = Counter(), Counter(), 0, []
+        wrong, _, rehearsed = _case(server, folder, whole, "crash", 0, careless)
+        if wrong:
+            raise RuntimeError(f"a save that nothing disturbs: {wrong}")
+        by_kind, by_operation, committed = Counter(), Counter(), 0
         for place, name in enumerate(kinds):
             for first in range(1 + place % every, len(rehearsed) + 1, every):
                 faults, there, operations = _case(server, folder, whole, name, first, careless)
@@ -285,7 +288,8 @@ def _case(
 def _badly_ended(run: Path, kind: Kind, saved: dict[str, Any], hit: bool) -> list[str]:
     """What is wrong with how the saving process ended."""
     if isinstance(kind.error, str):
-        return [] if saved["code"] == (DIED if hit else 0) else [f"exit code {saved['code']}: {saved['said']}"]
+        fine = saved["code"] == DIED if hit else saved["value"] == {"failure": None, "wrong": []}
+        return [] if fine else [f"exit code {saved['code']}, {saved['value']}: {saved['said']}"]
     if saved["code"] or "Traceback" in saved["said"]:
         return [f"exit code {saved['code']}: {saved['said']}"]
     wrong, failure = [], saved["value"]["failure"]
