@@ -60,6 +60,9 @@ class Parallel:
 
     def get_state(self, state: Any) -> Any:
         """One copy of the state, on one device."""
+        # Devices that are threads of one processor wait for each other in a step: another program, begun meanwhile, can
+        # take the thread that one of them needs.
+        jax.block_until_ready(state)
         return state if self.strategy == "jit" else jax.tree.map(lambda x: x[0], state)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:

@@ -32,7 +32,7 @@ def _steps(kind: str, parallel: Parallel, step: Any, state: Any, steps: int) -> 
         batch = tiny.bytes_batch(rng)
         batch.pop("corrupted" if kind == "segmentation" else "mask")
         state, metrics = step(state, parallel.put_batch(batch), tiny.hyper(), jax.random.key(number))
-        losses.append(float(metrics["loss"]))
+        losses.append(float(jax.block_until_ready((state, metrics))[1]["loss"]))
     return {**tiny.leaves(parallel.get_state(state)), "losses": np.asarray(losses)}
 
 
