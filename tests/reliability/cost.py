@@ -21,7 +21,7 @@ EXPERIMENT = "experiments/upcracknet_deepcrack.py:cpu"
 MEMBER = "masks"
 
 
-def saving(folder: Path, steps: int = 1000) -> dict[str, Any]:
+def saving(folder: Path, steps: int = 600) -> dict[str, Any]:
     """A training on real photographs with the default interval of checkpoints: seconds by part, the share of saving."""
     run = folder / "saving"
     command = [sys.executable, "-m", "cracks_jax.cli", "train", EXPERIMENT, "--member", MEMBER, "--run", str(run)]
