@@ -25,6 +25,7 @@ from cracks_jax.pretrained import state_like, weights_digests
 from cracks_jax.runtime.checkpoints import Checkpoints, DamagedCheckpoint
 from cracks_jax.runtime.records import Records, read_json, write_json
 from cracks_jax.runtime.spent import Spent
+from cracks_jax.runtime.stopping import Stopped
 from cracks_jax.surroundings import surroundings
 from cracks_jax.training_data import TrainingData
 
@@ -232,7 +233,7 @@ class Attempt:
         self._write(saved_step=saved_step)
 
     def end(self, why: str, step: int | None = None) -> None:
-        """`why`: finished, signal, or the kind of error (Stopped: a signal before anything long had begun)."""
+        """`why`: finished, signal, or the kind of error."""
         if not self._ended:
             self._ended = True
             reached = {} if step is None else {"to_step": step}
@@ -244,7 +245,7 @@ class Attempt:
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: Any) -> None:
         if error is not None and not self._ended:
             with contextlib.suppress(CracksError):  # what went wrong first is what must be said
-                self.end(type(error).__name__)
+                self.end("signal" if isinstance(error, Stopped) else type(error).__name__)
 
     def _write(self, **values: Any) -> None:
         seconds = self._spent.seconds()

@@ -216,7 +216,8 @@ def _saving(training: Training) -> bool:
 def _validating(training: Training) -> bool:
     every = training.described()["science"]["training"]["validate_every"]
     done = {one["step"] for one in training.records("validation")}
-    return training.kept > 0 and training.kept % every == 0 and training.kept not in done
+    begun = "run directory" in training.said  # before, a checkpoint may wait for its validation since the last start
+    return begun and training.kept > 0 and training.kept % every == 0 and training.kept not in done
 
 
 _VALIDATION = ("jit_terms", "jit_scores", "jit_prepare")
