@@ -1,6 +1,7 @@
 """What reliability costs a training of real size: the guard in each step, and the time that saving makes it wait."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,12 @@ def saving(folder: Path, steps: int = 600) -> dict[str, Any]:
     command = [sys.executable, "-m", "cracks_jax.cli", "train", EXPERIMENT, "--member", MEMBER, "--run", str(run)]
     with (folder / "saving.log").open("wb") as log:
         done = subprocess.run(
-            [*command, "--set", f"training.steps={steps}"], cwd=REPOSITORY, stdout=log, stderr=log, check=False
+            [*command, "--set", f"training.steps={steps}"],
+            cwd=REPOSITORY,
+            env={**os.environ, "XLA_FLAGS": ""},  # one device, as a user has
+            stdout=log,
+            stderr=log,
+            check=False,
         )
     if done.returncode != 0:
         raise RuntimeError((folder / "saving.log").read_text()[-2000:])
