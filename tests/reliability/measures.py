@@ -67,7 +67,7 @@ def _devices(folder: Path) -> Result:
 def _stops(folder: Path) -> Result:
     from tests.reliability import stops
 
-    return stops.measure(folder, repeats=3, quick=True)
+    return stops.measure(folder, repeats=2, quick=True)
 
 
 def _damage(folder: Path) -> Result:
