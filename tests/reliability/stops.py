@@ -322,7 +322,7 @@ class Bench:
         compiled, fresh = self.folder / "partly-compiled", self.folder / "fresh"
         for old in (compiled, fresh):
             shutil.rmtree(old, ignore_errors=True)
-        if moment.cold:
+        if moment.cold and self._compiled.is_dir():
             shutil.copytree(self._compiled, compiled, ignore=lambda _, names: _begun_with(moment.cold, names))
         settings = [text.format(fresh=fresh) for text in moment.settings]
         with self.start(member, run, *settings, compiled=compiled if moment.cold else None) as training:
