@@ -39,7 +39,7 @@ from cracks_jax.data.elements import (
 )
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.data.order import Policy, record_order
-from cracks_jax.data.workers import deaf_processes, leave_with_parent
+from cracks_jax.data.workers import begin_worker, deaf_processes
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.runtime.randomness import check_seed, host_rng
 
@@ -241,7 +241,7 @@ def _iterate(
         # limit to 64 MB and which grain frees late.
         ready = ready.map(pickle.dumps)
         options_of_workers = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        ready = ready.mp_prefetch(options_of_workers, leave_with_parent)
+        ready = ready.mp_prefetch(options_of_workers, begin_worker)
     iterator = iter(ready)
     try:
         with deaf_processes() if workers else nullcontext():  # the first batch starts them

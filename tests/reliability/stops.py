@@ -34,7 +34,7 @@ from cracks_jax.networks.backbones import resnet
 from tests import tiny
 
 resnet.UNITS[50] = (1, 1, 1, 1)
-DRAWN = {"train": 120, "test": 2, "undamaged": 400, "size": [48, 48]}
+DRAWN = {"train": 120, "test": 2, "undamaged": 200, "size": [48, 48]}
 
 
 def experiment(form):

@@ -1,13 +1,16 @@
 """The short form of the leaks, and proof that they are seen."""
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from grain._src.python.dataset.transformations import process_prefetch
 
 from tests.reliability import leaks
+from tests.reliability.children import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells of other processes")
 
@@ -30,6 +33,41 @@ def test_nothing_outlives_a_training(folder, way):
     """Processes have longer here than the 10 s that are measured: tests run on busy machines."""
     found = leaks.orphans(folder, 1, ways=(way,), within=60, quick=True)
     assert found["wrong"] == [] and found["by_way"][way]["processes"] == 4  # two workers, and who unlinks semaphores
+
+
+# As grain's worker: told to stop, it still has a message that a pipe has no room for.
+WORKER = """
+import multiprocessing, sys
+from cracks_jax.data.workers import begin_worker
+
+
+def work(buffer, should_stop, begin):
+    if begin:
+        begin_worker(0, 1)
+    should_stop.wait()
+    buffer.put(bytes(2**20))
+
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    given = {"buffer": context.Queue(2), "should_stop": context.Event()}
+    worker = context.Process(target=work, kwargs={**given, "begin": sys.argv[1] == "begun"})
+    worker.start()
+    given["should_stop"].set()
+    worker.join(float(sys.argv[2]))
+    print(worker.exitcode, given["buffer"].empty())
+    worker.kill()
+"""
+
+
+@pytest.mark.parametrize(("begun", "seconds", "ended"), [("begun", 60, "0 True"), ("as it is", 3, "None False")])
+def test_a_worker_does_not_wait_for_a_reader_that_has_closed(tmp_path, begun, seconds, ended):
+    (tmp_path / "worker.py").write_text(WORKER)
+    words = [sys.executable, str(tmp_path / "worker.py"), begun, str(seconds)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, timeout=120)
+    assert done.stdout.decode().strip() == ended, done.stderr.decode()
+    given = inspect.signature(process_prefetch._put_dataset_elements_in_buffer).parameters
+    assert {"buffer", "should_stop"} <= given.keys()  # what begin_worker looks for
 
 
 # Writes what a training writes, keeps some MB a step, and its worker does not look after it.
