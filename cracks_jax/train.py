@@ -183,7 +183,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
                     trace(metrics)
                     if step == run.start + 1:
                         jax.block_until_ready(metrics)
-                        say(f"first step after {run.attempt.first_step():.1f} s")
+                        run.tolerated(lambda: say(f"first step after {run.attempt.first_step():.1f} s"))
                     # The step before is looked at while this one runs: on an accelerator checking costs no time.
                     watch.soon(step, metrics, batch["index"], state)
                 last = step == training.steps
@@ -359,11 +359,13 @@ def _save(run: _Run, step: int, state: Any, *, must: bool) -> None:
             run.checkpoints.wait()
 
     with run.spent.on("checkpoint"):
+        run.tolerated(run.checkpoints.wait)  # a save before this one that failed does not take this one with it
         save() if must else run.tolerated(save)
         run.tolerated(lambda: run.attempt.note(step))
 
 
 def _finish(run: _Run, state: Any, step: int) -> dict[str, Any]:
+    run.records.sync()  # what waited for room: the best is read from the log
     metric, direction = run.experiment.method.selection
     best = run.records.best(metric, direction)
     last = [r for r in run.records if r["event"] == "validation"]
