@@ -59,6 +59,10 @@ def strict():
 def traced_anew():
     """Programs that a training keeps for the next one of this process do not outlive a test, which may patch them."""
     yield
+    forget_programs()
+
+
+def forget_programs() -> None:
     for module, kept in (("cracks_jax.train", "_program"), ("cracks_jax.validation", "_restoration_terms")):
         if module in sys.modules:
             getattr(sys.modules[module], kept).cache_clear()

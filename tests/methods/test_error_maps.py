@@ -222,7 +222,7 @@ def test_detection_without_a_preset():
     [
         ({"tile": 32}, "detection.tile is 32; a tile has at least 64 px"),
         ({"tile": 128, "overlap": 128}, "detection.overlap is 128; expected 0 to below the tile's 128 px"),
-        ({"filter_sigma": 0.0}, "detection.filter_sigma is 0.0; expected more than 0 px"),
+        ({"filter_sigma": 0.0}, "detection.filter_sigma is 0.0; expected more than 0, and at most 1000 px"),
     ],
 )
 def test_impossible_detections_are_refused(settings, message):

@@ -12,6 +12,7 @@ from cracks_jax import cli
 from cracks_jax.runtime.compilation import SHORTEST, USER, keep_compiled, user_folder
 from cracks_jax.train import train
 from tests import tiny
+from tests.conftest import forget_programs
 from tests.tiny import quick_compile  # noqa: F401
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -92,6 +93,7 @@ def test_the_second_start_of_a_training_reads_every_program(quick_compile, untol
     keep_compiled(str(tmp_path / "kept"))
     seen = []
     for run in ("first", "second"):
+        forget_programs()  # what a training keeps for the next one of its process, and what jax does
         jax.clear_caches()
         heard.clear()
         train(tiny.experiment(tmp_path / "cache", steps=1, validate_every=1), tmp_path / run)
