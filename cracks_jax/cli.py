@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,8 +51,12 @@ def entry() -> None:
     if sys.argv[1:2] in (["train"], ["quickstart"]):  # until training hears signals itself
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _leave)
+    grouped = "CRACKS_JAX_SUPERVISED" in os.environ
     code = main()
-    if code == EXIT_STOPPED:  # all is saved, and an interpreter takes seconds to end
+    # All is saved, and an interpreter takes seconds to end; one of a group that fails would wait for the others.
+    if code == EXIT_STOPPED or grouped:
+        if grouped and code == 1:
+            time.sleep(1)  # the others have their own words to say before they lose this one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -83,11 +88,18 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from cracks_jax.experiment import apply_settings, load_file
+    from cracks_jax.group.processes import first, leave
+    from cracks_jax.group.supervised import CHILD, end_with_parent, supervise
     from cracks_jax.repeat import compared, rebuild
     from cracks_jax.runs import open_run
     from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.train import Stopped, train
 
+    group = _group(options)
+    if group is not None and CHILD not in os.environ:
+        return supervise(sys.argv[1:])
+    if group is not None:
+        end_with_parent()
     if (options.file is None) == (options.repeat is None):
         raise UsageError("train: give an experiment FILE.py[:FORM], or --repeat RUN, and not both")
     folder = options.run
@@ -105,14 +117,34 @@ def _train(options: argparse.Namespace) -> int:
     experiment = apply_settings(experiment, options.set)
     keep_compiled(experiment.machine.compilation_cache)
     try:
-        metrics = train(experiment, folder, options.profile)
+        metrics = train(experiment, folder, options.profile, group)
     except Stopped as stopped:
+        if group is not None:
+            leave()
         return _fail(str(stopped), EXIT_STOPPED)
+    if group is not None:
+        leave()
+        if not first():
+            return 0
     if options.repeat is not None:
         for line in compared(metrics, folder, options.repeat).splitlines():
             _say(line)
     print(json.dumps(metrics))
     return 0
+
+
+def _group(options: argparse.Namespace) -> Any:
+    """The processes that train together, where this is one of them."""
+    from cracks_jax.group.processes import Group
+
+    if options.coordinator is None:
+        for flag in ("processes", "process"):
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} {getattr(options, flag)}: give --coordinator HOST:PORT too")
+        return None
+    group = Group(options.coordinator, options.processes, options.process)
+    group.check()
+    return group
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -173,6 +205,37 @@ def _detect(options: argparse.Namespace) -> int:
         )
     print(shown(f"{summary.written} written to {options.out}, {len(summary.skipped)} skipped"))
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from cracks_jax.sweep import parse_seeds, plan, show, sweep
+
+    detection = {name: getattr(options, name) for name in ("preset", "rule", "geometry", "tile", "calibration")}
+    found = plan(
+        options.file,
+        options.out,
+        only=options.only,
+        seeds=() if options.seeds is None else parse_seeds(options.seeds),
+        settings=options.set,
+        tests=options.data,
+        detection={name: value for name, value in detection.items() if value is not None},
+    )
+    if options.dry_run:
+        _print_lines(show(found))
+        return 0
+    if options.launcher == "slurm":
+        from cracks_jax.launch.slurm import array
+
+        _print_lines(array(found.spec, found.out, [job.id for job in found.missing], sys.argv[1:], options.submit))
+        return 0
+    table, code = sweep(found, jobs=options.jobs, launcher=options.launcher)
+    _print_lines(table)
+    return code
+
+
+def _print_lines(text: str) -> None:
+    for line in text.splitlines():
+        print(shown(line))
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -260,8 +323,34 @@ def parser() -> argparse.ArgumentParser:
                        "a name that is not there lists them)")  # fmt: skip
     train.add_argument("--run", type=Path, metavar="DIR", help="default: runs/<file>-<form>[-<member>]-<run_id>")
     train.add_argument("--repeat", type=Path, metavar="RUN", help="train what RUN's experiment.json says, again")
+    train.add_argument("--coordinator", metavar="HOST:PORT",
+                       help="train together with other processes, here or on other machines: where process 0 listens, "
+                       "the same in all; `auto` where Slurm, Kubernetes or Cloud TPU started them. --run must lie on a "
+                       "disk that all share")  # fmt: skip
+    train.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    train.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
     _settings(train, "training.steps=100")
     _profile(train, "steps 5 to 8")
+
+    sweep = _verb(verbs, "sweep", _sweep, "train, score and tabulate every member of an experiment file; run again to "
+                  "go on", "cracks-jax sweep experiments/upcracknet_table1.py:cpu --out runs/table1 --seeds 0,1 "
+                  "(the same command does what is missing; another --preset or --data only scores)")  # fmt: skip
+    sweep.add_argument("file", metavar="FILE.py[:FORM]", help="FORM: paper (default), cpu or smoke")
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="of run directories, logs and table")
+    sweep.add_argument("--only", metavar="PATTERN", help="members whose id matches (*, ?); with --seeds an id is "
+                       "MEMBER-seedN")  # fmt: skip
+    sweep.add_argument("--seeds", metavar="0,1,2", help="every member with each seed (default: the file's own)")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="members at a time, each with its share of the devices "
+                       "(default: one a device)")  # fmt: skip
+    sweep.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local",
+                       help="where: processes of this machine (default), a Ray cluster, or a Slurm array, whose script "
+                       "is written")  # fmt: skip
+    sweep.add_argument("--submit", action="store_true", help="with slurm: give the script to sbatch")
+    sweep.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    sweep.add_argument("--data", action="extend", nargs="+", default=[], metavar="NAME_OR_PATH[:SPLIT]",
+                       help="labelled images to score on (default: the test split of what is trained on)")  # fmt: skip
+    _scored(sweep)
+    _settings(sweep, "training.steps=100")
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a labelled split",
                      "cracks-jax evaluate runs/RUN --data deepcrack:test --geometry resize256 --rule otsu")  # fmt: skip
@@ -370,15 +459,20 @@ def _profile(verb: argparse.ArgumentParser, what: str) -> None:
 
 def _detection(verb: argparse.ArgumentParser) -> None:
     """The flags that evaluate and detect share."""
+    _scored(verb)
+    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="default: best")
+    _settings(verb, "detection.filter=gaussian")
+
+
+def _scored(verb: argparse.ArgumentParser) -> None:
+    """How images are scored."""
     verb.add_argument("--preset", metavar="NAME", help="UP-CrackNet's detection: default, hidden, paper or authors")
     verb.add_argument("--rule", metavar="RULE", help="otsu, validation, undamaged[:Q] or a number (crack = score > it)")
     verb.add_argument("--geometry", choices=("native", "resize256"), help="native (default) or the papers' 256x256")
-    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="default: best")
     verb.add_argument("--tile", type=int, metavar="N", help="cut images larger than NxN into overlapping NxN tiles")
     verb.add_argument("--calibration", metavar="NAME_OR_PATH[:SPLIT]",
                       help="labelled images for --rule validation, undamaged windows for --rule undamaged "
                       "(default: what the run held out)")  # fmt: skip
-    _settings(verb, "detection.filter=gaussian")
 
 
 def _request(options: argparse.Namespace, **more: Any) -> Any:

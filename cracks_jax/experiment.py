@@ -5,17 +5,20 @@ An experiment file's whole interface is `experiment(form) -> Experiment | dict[s
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
 import math
+import operator
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cracks_jax.data.elements import Pipeline
+from cracks_jax.data.elements import NOISE, Pipeline
 from cracks_jax.data.order import Policy
 from cracks_jax.data.prepare import RESERVED
 from cracks_jax.errors import CracksError, UsageError
@@ -37,7 +40,14 @@ _EPOCHS = {"default": 200, "paper": 200, "authors": 300}
 _PATIENCE = 20
 # Settings that came after the first runs, with the default that does what was done before them. There they are left
 # out of what is hashed: a run that is on disk keeps its name.
-_LATER: dict[tuple[str, str], Any] = {("data", "bad_images"): "fail", ("training", "skip_non_finite"): 0}
+_LATER: dict[tuple[str, ...], Any] = {
+    ("data", "bad_images"): "fail",
+    ("data", "pipeline", "noise"): NOISE,
+    ("training", "skip_non_finite"): 0,
+    ("method", "accumulate"): 1,
+}
+# Machine settings by the names that they had in older runs.
+_RENAMED = {"strategy": "parallel"}
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,9 @@ class Machine:
     `decoded_mb`: memory for decoded images, in MiB for each worker: an image that is still there is not decoded again.
     `compilation_cache`: where compiled programs are kept between starts: `user` (the user's cache folder, or what
     JAX_COMPILATION_CACHE_DIR names), a path, or none.
+    `parallel`: how a batch is split over devices: `jit` over a mesh, or `pmap`.
+    `shard`: what is split over the devices beside the batch, to save memory: `none` (each holds the whole state), the
+    `optimiser`'s arrays, or the `parameters` with them. With jit alone.
     `on_write_error`: what a checkpoint or a record that cannot be written does: `stop`, or `continue` without it until
     the next one (the last checkpoint must be written in any case).
     """
@@ -141,7 +154,8 @@ class Machine:
     workers: int = 0
     decoded_mb: int = 512
     devices: int | None = None
-    strategy: Literal["jit", "pmap"] = "jit"
+    parallel: Literal["jit", "pmap"] = "jit"
+    shard: Literal["none", "optimiser", "parameters"] = "none"
     log_every: int = 20
     checkpoint_every: int = 500
     cache: str = "runs/prepared"
@@ -152,6 +166,7 @@ class Machine:
         _demand(self.workers >= 0, "machine.workers", self.workers, "0 (decode in this process) or more")
         _demand(self.decoded_mb >= 0, "machine.decoded_mb", self.decoded_mb, "0 (decode every time) or more")
         _demand(self.devices is None or self.devices >= 1, "machine.devices", self.devices, "none (all), or at least 1")
+        _demand(self.shard == "none" or self.parallel == "jit", "machine.shard", self.shard, "none with pmap")
         for name in ("log_every", "checkpoint_every"):
             _demand(getattr(self, name) >= 1, f"machine.{name}", getattr(self, name), "at least 1")
 
@@ -174,6 +189,8 @@ class Experiment:
     def __post_init__(self) -> None:
         """What no part can see by itself: that method, windows and loss weights fit together."""
         _demand(0 <= self.seed < SEED_LIMIT, "seed", self.seed, f"0 to {SEED_LIMIT - 1}")
+        parts, batch = getattr(self.method, "accumulate", 1), self.training.batch_size
+        _demand(batch % parts == 0, "method.accumulate", parts, f"a divisor of training.batch_size, {batch}")
         if isinstance(self.method, Restoration):
             _check_weights(self.training.loss_weights, tuple(LOSS_WEIGHTS))
             _check_windows(self.method, self.data.pipeline)
@@ -217,7 +234,10 @@ def _check_weights(weights: dict[str, float], known: tuple[str, ...]) -> None:
 def _check_windows(method: Restoration, pipeline: Pipeline) -> None:
     """The generator halves a window `depth` times; what is left must be at least one pixel."""
     if pipeline.corruption is None:
-        raise UsageError("data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled")
+        raise UsageError(
+            "data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled, or as a control "
+            "from identity or noise"
+        )
     most = (pipeline.crop & -pipeline.crop).bit_length() - 1
     if method.depth > most:
         raise UsageError(
@@ -237,9 +257,10 @@ def science(experiment: Experiment) -> dict[str, Any]:
         if tree[part][name] is not None:
             # Of data sets that are used as one (A+B), each has its own.
             tree[part][name] = "+".join(Path(one).name for one in tree[part][name].split("+"))
-    for (part, name), default in _LATER.items():
-        if name in tree[part] and tree[part][name] == default:
-            del tree[part][name]
+    for (*parts, name), default in _LATER.items():
+        holder = functools.reduce(operator.getitem, parts, tree)
+        if holder.get(name) == default:
+            del holder[name]
     return json.loads(json.dumps(tree))
 
 
@@ -257,15 +278,15 @@ def from_json(tree: dict[str, Any], source: str = "experiment.json") -> Experime
         values = dict(tree["science"])
         method = dict(values.pop("method"))
         values["method"] = build(method_class(method.pop("kind")), method, "method")
-        values["machine"] = tree["machine"]
+        values["machine"] = {_RENAMED.get(name, name): value for name, value in tree["machine"].items()}
         return build(Experiment, values, "")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = str(error) if isinstance(error, CracksError) else repr(error)
         raise CracksError(f"{source}: not an experiment of this version ({found}); train it again") from error
 
 
-def load_file(spec: str, member: str | None = None) -> Experiment:
-    """The experiment of `FILE.py[:FORM]`, one member of it where the file defines a table."""
+def parse_file(spec: str) -> tuple[Path, str]:
+    """Path and form of `FILE.py[:FORM]`; UsageError where there is no such file or form."""
     path_text, form = spec, "paper"
     head, colon, tail = spec.rpartition(":")
     if colon and head.endswith(".py"):
@@ -277,13 +298,19 @@ def load_file(spec: str, member: str | None = None) -> Experiment:
         )
     if form not in FORMS:
         raise UsageError(f"{spec}: unknown form {form!r}; a form is one of {', '.join(FORMS)}")
+    return path, form
+
+
+def load_file(spec: str, member: str | None = None) -> Experiment:
+    """The experiment of `FILE.py[:FORM]`, one member of it where the file defines a table."""
+    path, form = parse_file(spec)
     found = load_members(path, form)
     if "" in found:
         if member is not None:
-            raise UsageError(f"{path_text} defines one experiment, not a table: leave out --member {member}")
+            raise UsageError(f"{path} defines one experiment, not a table: leave out --member {member}")
         return found[""]
     if member is not None and member not in found:
-        raise UsageError(f"{path_text} has no member {member!r}; it has {', '.join(found)}")
+        raise UsageError(f"{path} has no member {member!r}; it has {', '.join(found)}")
     return found[member if member is not None else next(iter(found))]
 
 
@@ -301,13 +328,27 @@ def load_members(path: Path, form: str) -> dict[str, Experiment]:
         raise UsageError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:  # a user's file may fail in any way; the message must name it
         raise UsageError(f"{path}: cannot be read as an experiment: {type(error).__name__}: {error}") from error
-    members = found if isinstance(found, dict) and found else {"": found}
+    if found == {}:
+        raise UsageError(f"{path}: experiment({form!r}) gave no member: an empty grid or list; give one at least")
+    members = found if isinstance(found, dict) else {"": found}
     if not all(isinstance(name, str) and isinstance(one, Experiment) for name, one in members.items()):
         raise UsageError(
             f"{path}: experiment({form!r}) gave {type(found).__name__}; it must give an Experiment, or a dict of them "
             "by name"
         )
+    _check_names(path, members)
     return {name: dataclasses.replace(one, member=name or None) for name, one in members.items()}
+
+
+def _check_names(path: Path, members: dict[str, Experiment]) -> None:
+    """A member's name is part of its run directory's, also where a file system knows no capitals."""
+    seen: dict[str, str] = {}
+    for name in members:
+        if name and not re.fullmatch(r"[A-Za-z0-9_.,=+-]{1,100}", name):
+            raise UsageError(f"{path}: member {name!r}: use letters, digits and _ . , = + - in a member's name")
+        if name.lower() in seen:
+            raise UsageError(f"{path}: members {seen[name.lower()]} and {name} would have one id; rename one of them")
+        seen[name.lower()] = name
 
 
 def apply_settings(experiment: Experiment, settings: typing.Sequence[str]) -> Experiment:

@@ -216,10 +216,11 @@ class Attempt:
     """This start of a run in its experiment.json: how far it came, when and why it ended, where its time went.
 
     As a context manager it notes whatever ended it; a process that is killed leaves what was noted at its last save.
+    Of several processes one writes.
     """
 
-    def __init__(self, folder: Path, spent: Spent, start: int):
-        self._folder, self._spent, self._start = folder, spent, start
+    def __init__(self, folder: Path, spent: Spent, start: int, writes: bool = True):
+        self._folder, self._spent, self._start, self._writes = folder, spent, start, writes
         self._ended = False
         self._write(started=_stamp(spent.began))
 
@@ -249,6 +250,8 @@ class Attempt:
 
     def _write(self, **values: Any) -> None:
         seconds = self._spent.seconds()
+        if not self._writes:
+            return
         described = read_json(self._folder / EXPERIMENT)
         described["attempts"][-1] |= {"seconds": round(sum(seconds.values()), 2), "spent": seconds, **values}
         write_json(self._folder / EXPERIMENT, described)

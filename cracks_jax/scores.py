@@ -10,19 +10,20 @@ A record holds names and digests, never a folder of the machine that made it.
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cracks_jax.data.datasets import Dataset
 from cracks_jax.errors import CracksError
-from cracks_jax.evaluate import Judged
+from cracks_jax.evaluate import Judged, judge
 from cracks_jax.metrics.curve import THRESHOLDS, Curve
 from cracks_jax.runs import UNDAMAGED
 from cracks_jax.runtime.records import read_json, write_json, write_text
-from cracks_jax.scoring import Request, Scoring
+from cracks_jax.scoring import Request, Scoring, open_scorings
 from cracks_jax.surroundings import surroundings
 
 _POINTS = 200
@@ -64,6 +65,25 @@ def save(path: Path, judged: Judged, scoring: Scoring, command: str, calibration
     columns = ("threshold", "precision", "recall")
     write_text(path.with_suffix(".curve.csv"), _csv([dict(zip(columns, point, strict=True)) for point in points]))
     write_json(path, row)
+
+
+def keep_scores(
+    request: Request, rules: Sequence[str | None], dataset: Dataset, spec: str, out: Path, say: Callable[[str], None]
+) -> None:
+    """Scores `dataset`, asked for as `spec`, under every rule in one pass, and saves the records in `out`.
+
+    Records that are there already are not made again.
+    """
+    asked = [dataclasses.replace(request, rule=rule) for rule in rules]
+    missing = [one for one in asked if not (out / file_name(one, spec)).exists()]
+    if not missing:
+        return
+    scorings = open_scorings(request, [one.rule for one in missing])
+    for one, scoring, judged in zip(missing, scorings, judge(dataset, scorings), strict=True):
+        path = out / file_name(one, spec)
+        save(path, judged, scoring, command_of(one, spec), calibration_of(one))
+        f1 = judged.metrics["f1"]
+        say(f"F1 {'undefined' if f1 is None else f'{100 * f1:.2f}'}  {path.name}")
 
 
 def load(path: Path) -> Score:

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cracks_jax.data.datasets import Dataset, open_dataset, parse_spec
+from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.errors import CracksError, UsageError
-from cracks_jax.evaluate import judge
 from cracks_jax.experiment import FORMS, Experiment
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.runs import EXPERIMENT, METRICS, RECORDS, UNDAMAGED, Run, open_run
 from cracks_jax.runtime.records import read_json
-from cracks_jax.scores import calibration_of, command_of, file_name, save
-from cracks_jax.scoring import Request, open_scorings
+from cracks_jax.scores import keep_scores
+from cracks_jax.scoring import Request
 from cracks_jax.train import train
 
 GEOMETRIES = ("native", "resize256")
@@ -114,11 +113,12 @@ def score_run(
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
         for geometry, preset in itertools.product(geometries, (None, "hidden") if unsupervised else (None,)):
             request = Request(run=run, preset=preset, geometry=geometry)
-            _rows(request, (*rules, "validation") if own else rules, dataset, spec, out, say)
+            keep_scores(request, (*rules, "validation") if own else rules, dataset, spec, out, say)
             if labelled is not None:
-                _rows(dataclasses.replace(request, calibration=labelled), ("validation",), dataset, spec, out, say)
+                named = dataclasses.replace(request, calibration=labelled)
+                keep_scores(named, ("validation",), dataset, spec, out, say)
         for preset in ("paper", "authors") if unsupervised else ():
-            _rows(Request(run=run, preset=preset), ("otsu",), dataset, spec, out, say)
+            keep_scores(Request(run=run, preset=preset), ("otsu",), dataset, spec, out, say)
 
 
 def _has_labels(run: Run) -> bool:
@@ -136,11 +136,11 @@ def score_floor(
     for spec, geometry in itertools.product(data, geometries):
         dataset = open_dataset(*parse_spec(spec), need_masks=True)
         request = Request(method=FLOOR_METHOD, geometry=geometry)
-        _rows(request, ("otsu",), dataset, spec, out, say)
-        _rows(dataclasses.replace(request, calibration=labelled), ("validation",), dataset, spec, out, say)
+        keep_scores(request, ("otsu",), dataset, spec, out, say)
+        keep_scores(dataclasses.replace(request, calibration=labelled), ("validation",), dataset, spec, out, say)
         if undamaged is not None:
             windows = dataclasses.replace(request, calibration=str(undamaged / UNDAMAGED))
-            _rows(windows, ("undamaged:0.995",), dataset, spec, out, say)
+            keep_scores(windows, ("undamaged:0.995",), dataset, spec, out, say)
 
 
 def factorial(run: Path, spec: str, geometry: str, out: Path, say: Say) -> None:
@@ -153,20 +153,4 @@ def factorial(run: Path, spec: str, geometry: str, out: Path, say: Say) -> None:
             f"detection.filter={smoothing}",
         )
         request = Request(run=run, geometry=geometry, settings=settings)
-        _rows(request, ("otsu", *QUANTILES), dataset, spec, out, say)
-
-
-def _rows(
-    request: Request, rules: tuple[str, ...], dataset: Dataset, spec: str, out: Path, say: Say
-) -> None:
-    """One pass over the images for all rules; rows that are on disk already are not made again."""
-    asked = [dataclasses.replace(request, rule=rule) for rule in rules]
-    missing = [one for one in asked if not (out / file_name(one, spec)).exists()]
-    if not missing:
-        return
-    scorings = open_scorings(request, [one.rule for one in missing])
-    for one, scoring, judged in zip(missing, scorings, judge(dataset, scorings), strict=True):
-        path = out / file_name(one, spec)
-        save(path, judged, scoring, command_of(one, spec), calibration_of(one))
-        f1 = judged.metrics["f1"]
-        say(f"F1 {'undefined' if f1 is None else f'{100 * f1:.2f}'}  {path.name}")
+        keep_scores(request, ("otsu", *QUANTILES), dataset, spec, out, say)

@@ -21,19 +21,34 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from cracks_jax import __version__
 from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.bad_images import naming_remedy
 from cracks_jax.data.pipeline import batches
 from cracks_jax.errors import CracksError, WriteError
 from cracks_jax.experiment import Experiment
+from cracks_jax.group.checkpoints import SharedCheckpoints
+from cracks_jax.group.processes import (
+    Group,
+    agree,
+    first,
+    from_all,
+    from_first,
+    in_turn,
+    join,
+    several,
+    together,
+    while_all_live,
+)
+from cracks_jax.group.vote import Vote, with_vote
 from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.pretrained import initial_state, resolve_weights, state_like
 from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, Attempt, check_same_run, describe_run
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
-from cracks_jax.runtime.parallel import Parallel, Program, check_batch, devices
+from cracks_jax.runtime.parallel import Parallel, Program, Shard, check_batch, devices
 from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
-from cracks_jax.runtime.records import Records, write_json
+from cracks_jax.runtime.records import Records, Remembered, write_json
 from cracks_jax.runtime.spent import Spent
 from cracks_jax.runtime.stopping import STOPPED, Stop, Stopped, stop_on_signal
 from cracks_jax.training_data import TrainingData, open_training_data
@@ -49,10 +64,13 @@ PROFILED_STEPS = (5, 8)
 # --------------------------------------------------------------------------------------------- the story
 
 
-def train(experiment: Experiment, folder: Path | None = None, profiled: Path | None = None) -> dict[str, Any]:
+def train(
+    experiment: Experiment, folder: Path | None = None, profiled: Path | None = None, group: Group | None = None
+) -> dict[str, Any]:
     """Trains to the end, resuming where `folder` holds this experiment already; returns what metrics.json holds.
 
-    `profiled`: a folder for a trace of a few steps.
+    `profiled`: a folder for a trace of a few steps. `group`: the processes that train it together, each calling this
+    once, alike; the first one writes, all of them read their share of the data.
 
     A signal while a program is compiled or a validation runs ends the process at once, with exit code 75.
 
@@ -64,8 +82,11 @@ def train(experiment: Experiment, folder: Path | None = None, profiled: Path | N
     spent = Spent()
     with stop_on_signal() as stop:  # from here on: preparing data and compiling can take minutes
         with spent.on("restart"):
+            if group is not None:
+                with stop.at_once("the other processes came"):
+                    join(group)
             run = _open(experiment, folder, stop, spent)
-        with run.attempt:  # however it ends, the run's record says when and why
+        with while_all_live(), run.attempt:  # however it ends, the run's record says when and why
             return _train(run, profiled)
 
 
@@ -114,12 +135,16 @@ class _Run:
 def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent) -> _Run:
     """Data, state and records as the run left them, or fresh."""
     experiment = resolve_weights(experiment, say)
+    agree("the experiment", f"run_id {experiment.run_id}, cracks-jax {__version__}")
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
     folder = folder or Path("runs") / f"{experiment.label}-{experiment.run_id}"
     check_same_run(folder, experiment)
-    data = open_training_data(experiment)
-    parallel = Parallel(experiment.machine.strategy, devices(experiment.machine.devices))
-    check_batch(experiment.training.batch_size, len(parallel.devices))
+    with in_turn("data"):
+        data = open_training_data(experiment)
+    agree("the data", data.digest)
+    machine = experiment.machine
+    parallel = Parallel(machine.parallel, devices(machine.devices), machine.shard)
+    check_batch(experiment.training.batch_size, len(parallel.devices), experiment.method.accumulate)
 
     say(f"run directory: {folder}")
     # Bad weights are said before a folder is made.
@@ -127,11 +152,15 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent)
     if not (folder / CHECKPOINTS).is_dir():
         with stop.at_once("the making of the initial state"):
             fresh = initial_state(experiment, say)
-    records, checkpoints = Records(folder / RECORDS), _open_checkpoints(folder, experiment)
+    checkpoints = _open_checkpoints(folder, experiment)
     start, state, loaded = _latest(experiment, checkpoints, fresh)
-    records.rewind(start)
-    describe_run(folder, experiment, data, loaded, start)
-    attempt = Attempt(folder, spent, start)
+    agree("the newest checkpoint", f"step {start}")
+    records = Records(folder / RECORDS) if first() else Remembered(folder / RECORDS)
+    with in_turn("records"):
+        records.rewind(start)
+    if first():
+        describe_run(folder, experiment, data, loaded, start)
+    attempt = Attempt(folder, spent, start, writes=first())
 
     def before_leaving() -> None:
         checkpoints.wait()
@@ -151,7 +180,12 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
     schedule = training.rate_factor(run.steps_per_epoch)
     state, step = run.state, run.start
     run.state = None  # the first step takes its memory
-    if run.stop.asked and step < training.steps:
+    stopping = Vote(run.stop)
+
+    def place(batch: dict[str, np.ndarray]) -> Any:
+        return run.parallel.put_batch(stopping.cast(_for_device(batch)))
+
+    if any(from_all(run.stop.asked)) and step < training.steps:
         run.attempt.end("signal", step)
         raise Stopped(f"stopped before step {step + 1} of {run.folder}; run the same command again to go on")
     with (
@@ -166,19 +200,20 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
         enough = step >= training.steps or run.out_of_patience
         if not enough:
             with spent.on("input"):
-                first = next(stream)
-            take, stream = _compiled(run, state, first), itertools.chain([first], stream)
+                batch = next(stream)
+            take, stream = _compiled(run, state, place(batch)), itertools.chain([batch], stream)
             bar.unpause()  # compiling is no part of the rate
         skips_left: Any = np.asarray(training.skip_non_finite - watch.skipped, np.int32)
         try:
             while not enough:
                 with spent.on("input"):
                     batch = next(stream)
-                    placed = run.parallel.put_batch(_for_device(batch))
+                    placed = place(batch)
                 with spent.on("step"):
                     rates = {**hyper(run.experiment, schedule(step)), SKIPS_LEFT: skips_left}
                     state, metrics = take(state, placed, rates, device_key(run.experiment.seed, "train", step))
                     skips_left = metrics.pop(SKIPS_LEFT)
+                    stopping.count(metrics)
                     step += 1
                     trace(metrics)
                     if step == run.start + 1:
@@ -188,12 +223,12 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
                     watch.soon(step, metrics, batch["index"], state)
                 last = step == training.steps
                 validating = step % training.validate_every == 0 or last
-                if validating or step % machine.checkpoint_every == 0 or run.stop.asked:
+                if validating or step % machine.checkpoint_every == 0 or stopping.asked:
                     with spent.on("step"):
                         watch.now()
                     # Saved before it is validated: a signal or a kill during a long validation loses nothing.
-                    _save(run, step, run.parallel.get_state(state), must=last)
-                    if run.stop.asked and not last:
+                    _save(run, step, state, must=last)
+                    if stopping.asked and not last:
                         with spent.on("checkpoint"):
                             run.checkpoints.wait()
                         run.attempt.end("signal", step)
@@ -207,12 +242,14 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
                     run.tolerated(run.checkpoints.check)
         except NotFinite as found:
             # The guarded step has kept the state as it was before the step that went wrong.
-            _save(run, found.step - 1, run.parallel.get_state(state), must=True)
+            _save(run, found.step - 1, state, must=True)
             run.checkpoints.wait()
-            report_not_finite(run.folder, found, [run.data.train.records[n].stem for n in found.records])
+            if first():
+                report_not_finite(run.folder, found, [run.data.train.records[n].stem for n in found.records])
             raise
         with spent.on("checkpoint"):
-            run.checkpoints.prune(run.best_step)
+            if first():
+                run.checkpoints.prune(run.best_step)
     return _finish(run, run.parallel.get_state(state), step)
 
 
@@ -248,23 +285,24 @@ def _for_device(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------- step
 
 
-def _compiled(run: _Run, state: Any, batch: dict[str, np.ndarray]) -> Callable[..., tuple[Any, Any]]:
+def _compiled(run: _Run, state: Any, placed: Any) -> Callable[..., tuple[Any, Any]]:
     """The step, ready to be taken."""
     experiment, parallel = run.experiment, run.parallel
-    program = _program(experiment.method, experiment.training.colour, parallel.strategy, tuple(parallel.devices))
+    how = parallel.strategy, tuple(parallel.devices), parallel.shard
+    program = _program(experiment.method, experiment.training.colour, *how)
     say("compiling the first step: a minute or so, longer on a busy machine; once for each program")
     rates = {**hyper(experiment, 1.0), SKIPS_LEFT: np.int32(0)}
-    placed, key = parallel.put_batch(_for_device(batch)), device_key(experiment.seed, "train", 0)
+    key = device_key(experiment.seed, "train", 0)
     with run.spent.on("compile"), run.stop.at_once("a compilation"):
         return program.ready(state, placed, rates, key)
 
 
 @lru_cache(maxsize=8)
-def _program(method: Any, colour: float, strategy: str, chosen: tuple[jax.Device, ...]) -> Program:
+def _program(method: Any, colour: float, strategy: str, chosen: tuple[jax.Device, ...], shard: Shard) -> Program:
     """One program for every training in this process that differs in numbers alone."""
-    parallel = Parallel(strategy, chosen)
+    parallel = Parallel(strategy, chosen, shard)
     step = with_augmentation(dataclasses.replace(method, axis_name=parallel.axis_name), colour)
-    return parallel.program(guarded(step))
+    return parallel.program(with_vote(guarded(step)))
 
 
 def with_augmentation(method: Any, amount: float) -> Callable[..., tuple[Any, Any]]:
@@ -313,6 +351,9 @@ def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
     before = run.records.best(metric, direction)
     with run.spent.on("evaluation"), run.stop.at_once("a validation"):
         found = run.validate(state)
+        # Of several processes the first one's numbers count: all must select, and stop, alike.
+        numbers = from_first([math.nan if value is None else value for value in found.values()])
+    found = {name: None if found[name] is None else value for name, value in zip(found, numbers, strict=True)}
     value = found[metric]
     if value is not None and not math.isfinite(value):
         raise CracksError(
@@ -329,6 +370,8 @@ def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
 
 def _open_checkpoints(folder: Path, experiment: Experiment) -> Checkpoints:
     try:
+        if several():
+            return SharedCheckpoints(folder / CHECKPOINTS, experiment.run_id)
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
@@ -346,7 +389,9 @@ def _latest(
         return 0, *(fresh or initial_state(experiment, say))
     step, state = found
     say(f"resuming from step {step}")
-    checkpoints.set_aside(newer_than=step)
+    together("all have read it")
+    if first():
+        checkpoints.set_aside(newer_than=step)
     return step, state, None
 
 
@@ -354,7 +399,11 @@ def _save(run: _Run, step: int, state: Any, *, must: bool) -> None:
     """Begins a checkpoint; `must`: whatever the machine's setting, failing to write this one ends the training."""
 
     def save() -> None:
-        run.checkpoints.save(step, state, best=run.best_step, before=run.records.sync)
+        kept: dict[str, Any] = {"best": run.best_step, "before": run.records.sync}
+        if isinstance(run.checkpoints, SharedCheckpoints):
+            run.checkpoints.save_placed(step, state, run.parallel.get_state(state), **kept)
+        else:
+            run.checkpoints.save(step, run.parallel.get_state(state), **kept)
         if must:
             run.checkpoints.wait()
 
@@ -377,7 +426,8 @@ def _finish(run: _Run, state: Any, step: int) -> dict[str, Any]:
         "validation": {k: v for k, v in last[-1].items() if k != "event"} if last else None,
         "state_sha256": state_sha256(state),
     }
-    write_json(run.folder / METRICS, metrics)
+    if first():
+        write_json(run.folder / METRICS, metrics)
     run.attempt.end("finished", step)
     return metrics
 

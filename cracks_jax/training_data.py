@@ -21,7 +21,6 @@ from cracks_jax.data.recipes import find_recipe
 from cracks_jax.data.synthetic import draw_dataset
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Data, Experiment
-from cracks_jax.methods.restoration import Restoration
 from cracks_jax.methods.segmentation import Segmentation
 
 # The data set that needs no download; `data.recipe_settings` say how many pictures, and of which size.
@@ -67,8 +66,6 @@ def open_training_data(experiment: Experiment) -> TrainingData:
     else:
         folder, bad = _cut(settings, settings.recipe, cache)
         dataset = open_dataset(folder)
-    if isinstance(experiment.method, Restoration) and (settings.pipeline.corruption is None):
-        raise UsageError("data.pipeline.corruption is none; UP-CrackNet learns from squares, stripes or jumbled")
     with naming_remedy(dataset, settings.bad_images):
         train_set, validation, bad_records, found = _split(name, dataset, settings, labelled)
         digest = dataset.digest(tolerant=settings.bad_images != "fail")
@@ -160,6 +157,17 @@ def _drawn(settings: Data, cache: Path) -> Path:
     folder = cache / "-".join(p for p in (DRAWN, _tag(wanted)) if p)
     draw_dataset(folder, **wanted)
     return folder
+
+
+def test_split(experiment: Experiment) -> str | None:
+    """The labelled `test` split of what an experiment trains on, as NAME:SPLIT; None where it has none."""
+    data = experiment.data
+    name = str(_drawn(data, Path(experiment.machine.cache))) if data.name == DRAWN else data.name
+    try:
+        open_dataset(name, "test", need_masks=True)
+    except CracksError:
+        return None
+    return f"{name}:test"
 
 
 def _tag(settings: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def test_an_experiment_form_or_member_that_is_not_there(words, parts):
         ("machine.devices=0", ("machine.devices is 0", "at least 1")),
         ("machine.workers=-1", ("machine.workers is -1", "or more")),
         ("machine.log_every=0", ("machine.log_every is 0", "at least 1")),
-        ("machine.strategy=xmap", ("'xmap'", "jit, pmap")),
+        ("machine.parallel=xmap", ("'xmap'", "jit, pmap")),
     ],
 )
 def test_a_setting_that_is_not_there_of_the_wrong_type_or_out_of_range(tmp_path, setting, parts):

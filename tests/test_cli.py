@@ -56,7 +56,7 @@ def asked(monkeypatch):
     """What `train` would have been called with: [(experiment, folder)]."""
     calls = []
 
-    def record(experiment, folder, profiled):
+    def record(experiment, folder, profiled, _group):
         calls.append((experiment, folder))
         return {}
 

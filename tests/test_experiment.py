@@ -1,7 +1,9 @@
 """Experiments: from file to object to JSON and back, what a run's name is made of, and what --set understands."""
 
 import dataclasses
+import functools
 import json
+import operator
 from pathlib import Path
 
 import jax
@@ -85,13 +87,14 @@ def test_the_paper_forms_settings_are_the_papers(stem):
         assert training.discriminator_learning_rate == 4e-4 and training.patience == 20
         assert (training.schedule, training.schedule_decay) == ("exponential", 0.99)
         assert (one.method.beta1, one.method.beta2, one.method.base, one.method.depth) == (0.5, 0.999, 64, 8)
-        assert one.data.pipeline.resize == 286 and one.data.pipeline.corruption == "squares"
+        kind = "jumbled" if stem == "upcracknet_table2" else "squares"  # the first row of Table II
+        assert one.data.pipeline.resize == 286 and one.data.pipeline.corruption == kind
         # 200 epochs, a validation after each.
         assert training.steps / training.validate_every == pytest.approx(200, rel=0.02)
         assert one.detection == DETECTION_PRESETS["default"]
 
 
-@pytest.mark.parametrize("stem", FILES)
+@pytest.mark.parametrize("stem", sorted(set(FILES) - {"crackseg_table4", "crackseg_table5"}))
 def test_the_paper_forms_build_with_the_papers_parameter_counts(stem):
     one = load_file(f"{FOLDER / stem}.py")
     method = one.method
@@ -129,7 +132,7 @@ def test_any_science_field_changes_the_run_id_and_no_machine_field_does(restorat
     ]
     ids = {apply_settings(restoration, [text]).run_id for text in changes} | {restoration.run_id}
     assert len(ids) == len(changes) + 1
-    machine = ["workers=2", "devices=2", "strategy=pmap", "log_every=3", "checkpoint_every=9", "cache=elsewhere"]
+    machine = ["workers=2", "devices=2", "parallel=pmap", "log_every=3", "checkpoint_every=9", "cache=elsewhere"]
     machine += ["compilation_cache=none", "compilation_cache=elsewhere"]
     for text in machine:
         assert apply_settings(restoration, [f"machine.{text}"]).run_id == restoration.run_id
@@ -145,7 +148,12 @@ def test_every_field_outside_machine_is_hashed(restoration):
 
 
 # Settings that came after the first runs, each with a value that is not its default.
-USED = {("data", "bad_images"): "drop", ("training", "skip_non_finite"): 3}
+USED = {
+    ("data", "bad_images"): "drop",
+    ("data", "pipeline", "noise"): 0.2,
+    ("training", "skip_non_finite"): 3,
+    ("method", "accumulate"): 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,8 @@ def test_settings_that_came_later_leave_the_names_of_earlier_runs_as_they_were(s
 @pytest.mark.parametrize("path", USED, ids=".".join)
 def test_a_later_setting_is_hashed_when_it_is_used_and_survives_json_either_way(restoration, path):
     changed = apply_settings(restoration, [f"{'.'.join(path)}={USED[path]}"])
-    assert changed.run_id != restoration.run_id and path[1] not in science(restoration)[path[0]]
+    assert changed.run_id != restoration.run_id
+    assert path[-1] not in functools.reduce(operator.getitem, path[:-1], science(restoration))
     for one in (changed, restoration):
         assert dataclasses.replace(from_json(to_json(one)), machine=one.machine) == one
 
@@ -321,7 +330,7 @@ def test_presets_belong_to_upcracknet_and_have_names(restoration, crackseg):
     ("content", "message"),
     [
         ("def experiment(form): return 3", "gave int; it must give an Experiment"),
-        ("def experiment(form): return {}", "gave dict; it must give an Experiment"),
+        ("def experiment(form): return {}", "gave no member"),
         ("x = 1", "cannot be read as an experiment: AttributeError"),
         ("def experiment(form)", "cannot be read as an experiment: SyntaxError"),
         ("import nowhere_at_all", "cannot be read as an experiment: ModuleNotFoundError"),

@@ -29,6 +29,12 @@ RANKS = {
     "robustness": 13,
     "quickstart": 12,
     "study": 12,
+    "scaling": 12,
+    "sweep": 13,
+    "sweep_table": 12,
+    "launch": 11,
+    "group": 5,
+    "members": 5,
     "benchmark": 12,
     "report": 11,
     "scores": 10,
@@ -68,7 +74,7 @@ NUMPY_ONLY = ("data", "postprocess", "metrics", "weights", "ops.corruption", "op
 NUMPY_ONLY += ("runtime.randomness", *COMMON)
 NUMPY_EXCEPT = ("cracks_jax.data.augment",)  # colour is drawn on the device
 # torch reads .pth files where it is installed; the message says so where it is not.
-OPTIONAL = {"torch"}
+OPTIONAL = {"torch", "ray", "optuna"}
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ fixed order: the factor, the offsets y and x, the two mirrorings, the corruption
 """
 
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 import cv2
 import numpy as np
@@ -15,6 +16,11 @@ from cracks_jax.errors import UsageError
 from cracks_jax.ops.corruption import JUMBLED_CELLS, KINDS, Kind, check_side, draw, jumbled
 
 Element = dict[str, np.ndarray]
+
+# What the masks are compared with: nothing is hidden, and the input is the image itself, or the image and noise.
+Control = Literal["identity", "noise"]
+CONTROLS: tuple[str, ...] = get_args(Control)
+NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class Pipeline:
       scale: the image is enlarged by a factor drawn uniformly between these two (CrackSeg: 1 to 2).
       flip_horizontal, flip_vertical: mirror with probability one half.
       corruption: None gives image and mask (segmentation); 'squares', 'stripes' or 'jumbled' give the image
-        and its corrupted twin (restoration; masks are not read).
+        and its corrupted twin (restoration; masks are not read). Controls that hide nothing: 'identity' (the twin is
+        the image: a plain autoencoder) and 'noise'.
+      noise: of 'noise', the standard deviation as a share of the range of a pixel, in each channel by itself.
       corrupt_before: corrupt the crop-sized uint8 image before it is resized and cropped, as UP-CrackNet's
         authors do: the removed squares grow with the resize, their grid shifts with the crop, and their edges
         are soft. `keep` is then the warped mask cut at one half. Otherwise corrupted = image x keep exactly.
@@ -41,9 +49,10 @@ class Pipeline:
     scale: tuple[float, float] = (1.0, 1.0)
     flip_horizontal: bool = True
     flip_vertical: bool = False
-    corruption: Kind | None = None
+    corruption: Literal[Kind, Control] | None = None
     corrupt_before: bool = False
     jumble_cells: tuple[int, ...] = JUMBLED_CELLS
+    noise: float = NOISE
 
     def __post_init__(self) -> None:
         for name in ("scale", "jumble_cells"):
@@ -71,10 +80,18 @@ class Pipeline:
         if self.corruption is None:
             demand(not self.corrupt_before, "corrupt_before is true without a corruption; name a corruption")
             return
-        kinds = ", ".join(KINDS)
+        kinds = ", ".join((*KINDS, *CONTROLS))
         demand(
-            self.corruption in KINDS,
+            self.corruption in (*KINDS, *CONTROLS),
             f"corruption is {self.corruption!r}; give none or one of {kinds}",
+        )
+        demand(
+            isinstance(self.noise, (int, float)) and 0 < self.noise <= 1,
+            f"noise is {self.noise!r}; give a share of a pixel's range, above 0 and at most 1",
+        )
+        demand(
+            self.corruption not in CONTROLS or not self.corrupt_before,
+            f"corrupt_before is true, but {self.corruption} hides nothing; give false",
         )
         try:
             check_side(self.crop)
@@ -155,10 +172,12 @@ def _reflect_to(array: np.ndarray, side: int) -> np.ndarray:
 def draw_keep(settings: Pipeline, rng: np.random.Generator) -> UInt8[np.ndarray, "side side"]:
     """One corruption mask of the crop's size, each of the kind's masks equally likely; 1 = kept."""
     assert settings.corruption is not None
+    if settings.corruption in CONTROLS:
+        return np.ones((settings.crop, settings.crop), np.uint8)
     if settings.corruption == "jumbled":
         cell = int(rng.choice(settings.jumble_cells))
         return jumbled(settings.crop, cell, rng)[int(rng.integers(3)), :, :, 0]
-    return draw(settings.corruption, settings.crop, rng)[0, :, :, 0]
+    return draw(cast(Kind, settings.corruption), settings.crop, rng)[0, :, :, 0]
 
 
 def segmentation_element(
@@ -191,4 +210,7 @@ def restoration_element(
         keep = (geometry.apply(keep.astype(np.float32), cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
     else:
         corrupted = placed * keep[..., None]
+        if settings.corruption == "noise":
+            drawn = placed + 255 * settings.noise * rng.standard_normal(placed.shape, np.float32)
+            corrupted = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
     return {"image": placed, "corrupted": corrupted[None], "keep": keep[None, :, :, None]}

@@ -16,6 +16,7 @@ from cracks_jax.errors import UsageError
 from cracks_jax.layers.norm import BatchNorm
 from cracks_jax.losses import adversarial, restoration
 from cracks_jax.methods import optimiser
+from cracks_jax.methods.accumulation import accumulated, key_of, parts_of
 from cracks_jax.methods.detection import Detection
 from cracks_jax.networks.backbones.squeezenet import SqueezeNetFeatures
 from cracks_jax.networks.backbones.vgg import VGG19Features
@@ -64,6 +65,7 @@ class Restoration:
       losses: forms of the loss terms.
       beta1, beta2: Adam's.
       bn_momentum: share of the old batch-norm average kept at a step.
+      accumulate: parts that a batch is taken in, for memory; batch norm then sees a part at a time.
       dtype: of the two networks' layers. Parameters, statistics, losses and the optimiser stay float32, and so does the
         style loss's extractor.
       axis_name: the mapped axis under pmap; None under jit.
@@ -78,11 +80,12 @@ class Restoration:
     beta2: float = 0.999
     bn_momentum: float = 0.9
     unbiased_running_var: bool = False
+    accumulate: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("base", 1), ("discriminator_base", 1), ("depth", 2)):
+        for name, least in (("base", 1), ("discriminator_base", 1), ("depth", 2), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"method.{name} is {getattr(self, name)}; expected at least {least}")
         optimiser.check_shares(self, "beta1", "beta2", "bn_momentum")
@@ -143,24 +146,46 @@ class Restoration:
         runs anew after the discriminator's update, as the authors' code does. Either way the generator is judged by
         the updated discriminator, whose arrays its step leaves untouched.
         """
-        real = self._to_network(batch["image"])
-        corrupted = self._to_network(batch["corrupted"][:, 0])
-        first, second = self._keys(key)
+        parts = parts_of({name: batch[name] for name in ("image", "corrupted")}, self.accumulate)
+        keys = [self._keys(key_of(key, number, len(parts))) for number in range(len(parts))]
+        # Of a batch in parts only one part's activations are kept: each part is generated again, the same.
+        again = self.losses.generator_again or len(parts) > 1
+        generated: list[tuple[Array, Any]] = []
 
-        fake, pull_back, g_stats = self._generate(state["generator"], corrupted, first)
-        discriminator, d_optimiser, d_loss = self._discriminator_step(state, corrupted, real, fake, hyper)
-        if self.losses.generator_again:
-            generator_now = {"params": state["generator"]["params"], "batch_stats": g_stats}
-            fake, pull_back, g_stats = self._generate(generator_now, corrupted, second)
+        def discriminated(part: Batch, number: int, carried: Any) -> tuple[Any, Any]:
+            g_stats, d_stats = carried
+            real, corrupted = self._pair(part)
+            fake, pull_back, g_stats = self._generate(state, g_stats, corrupted, keys[number][0])
+            if not again:
+                generated.append((fake, pull_back))
+            loss, gradient, d_stats = self._discriminator_gradient(state, d_stats, corrupted, real, fake)
+            return (loss, gradient), (g_stats, d_stats)
 
-        def total(restored: Array) -> tuple[Array, dict[str, Array]]:
-            logits, _ = self.discriminator.apply(
-                discriminator, corrupted, restored, mode="batch", mutable=["batch_stats"]
-            )[0]
-            return self.generator_loss(restored, real, logits, state.get("style"), hyper)
+        old = state["generator"]["batch_stats"], state["discriminator"]["batch_stats"]
+        (d_loss, d_gradient), (g_stats, d_stats) = accumulated(parts, discriminated, old)
+        discriminator, d_optimiser = self._discriminator_update(state, d_stats, d_gradient, hyper)
 
-        (g_loss, terms), d_fake = jax.value_and_grad(total, has_aux=True)(fake)
-        (g_gradient,) = pull_back(d_fake)
+        def restored(part: Batch, number: int, g_stats: Any) -> tuple[Any, Any]:
+            real, corrupted = self._pair(part)
+            if again:
+                which = 1 if self.losses.generator_again else 0
+                fake, pull_back, g_stats = self._generate(state, g_stats, corrupted, keys[number][which])
+            else:
+                fake, pull_back = generated[number]
+
+            def total(restored: Array) -> tuple[Array, dict[str, Array]]:
+                logits, _ = self.discriminator.apply(
+                    discriminator, corrupted, restored, mode="batch", mutable=["batch_stats"]
+                )[0]
+                return self.generator_loss(restored, real, logits, state.get("style"), hyper)
+
+            (loss, terms), d_fake = jax.value_and_grad(total, has_aux=True)(fake)
+            (gradient,) = pull_back(d_fake)
+            return (loss, terms, gradient), g_stats
+
+        # The same pass again counts once in the running averages.
+        g_stats = old[0] if again and not self.losses.generator_again else g_stats
+        (g_loss, terms, g_gradient), g_stats = accumulated(parts, restored, g_stats)
         g_params, g_optimiser = optimiser.update(
             self._optimiser,
             self._mean(g_gradient),
@@ -294,34 +319,44 @@ class Restoration:
         # One image after another: six masks of one window are a batch already.
         return jnp.stack([one(image) for image in x])
 
-    def _generate(self, generator: State, corrupted: Array, key: PRNGKeyArray) -> tuple[Array, Any, Any]:
+    def _pair(self, part: Batch) -> tuple[Array, Array]:
+        return self._to_network(part["image"]), self._to_network(part["corrupted"][:, 0])
+
+    def _generate(self, state: State, stats: Any, corrupted: Array, key: PRNGKeyArray) -> tuple[Array, Any, Any]:
+        """Restored images, how a gradient is pulled back through them, and the running averages after them."""
+
         def forward(params: Any) -> tuple[Array, Any]:
-            variables = {"params": params, "batch_stats": generator["batch_stats"]}
+            variables = {"params": params, "batch_stats": stats}
             (restored, _), updated = self.generator.apply(
                 variables, corrupted, mode="batch", dropout=True, rngs={"dropout": key}, mutable=["batch_stats"]
             )
             return restored, updated["batch_stats"]
 
-        return jax.vjp(forward, generator["params"], has_aux=True)
+        return jax.vjp(forward, state["generator"]["params"], has_aux=True)
 
-    def _discriminator_step(
-        self, state: State, corrupted: Array, real: Array, fake: Array, hyper: dict[str, Array]
-    ) -> tuple[State, Any, Array]:
-        """Real and restored images in separate passes, each with its own batch statistics, as the authors do."""
+    def _discriminator_gradient(
+        self, state: State, stats: Any, corrupted: Array, real: Array, fake: Array
+    ) -> tuple[Array, Any, Any]:
+        """Loss, gradient, running averages; real and restored images in separate passes, each with its own batch
+        statistics, as the authors do."""
         fake = jax.lax.stop_gradient(fake)
 
         def loss_of(params: Any) -> tuple[Array, Any]:
-            stats = state["discriminator"]["batch_stats"]
-            logits = []
+            now, logits = stats, []
             for image in (real, fake):
                 (out, _), updated = self.discriminator.apply(
-                    {"params": params, "batch_stats": stats}, corrupted, image, mode="batch", mutable=["batch_stats"]
+                    {"params": params, "batch_stats": now}, corrupted, image, mode="batch", mutable=["batch_stats"]
                 )
-                stats = updated["batch_stats"]
+                now = updated["batch_stats"]
                 logits.append(out)
-            return adversarial.discriminator_loss(*logits), stats
+            return adversarial.discriminator_loss(*logits), now
 
         (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["discriminator"]["params"])
+        return loss, gradient, stats
+
+    def _discriminator_update(
+        self, state: State, stats: Any, gradient: Any, hyper: dict[str, Array]
+    ) -> tuple[State, Any]:
         gradient = jax.tree.map(lambda g: hyper["discriminator"].astype(g.dtype) * g, self._mean(gradient))
         params, opt_state = optimiser.update(
             self._optimiser,
@@ -330,7 +365,7 @@ class Restoration:
             state["discriminator"]["params"],
             hyper["discriminator_learning_rate"],
         )
-        return {"params": params, "batch_stats": stats}, opt_state, loss
+        return {"params": params, "batch_stats": stats}, opt_state
 
     @property
     def _extractor(self) -> Any:

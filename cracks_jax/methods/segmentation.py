@@ -15,6 +15,7 @@ from cracks_jax.errors import UsageError
 from cracks_jax.layers.norm import BatchNorm
 from cracks_jax.losses.segmentation import cross_entropy
 from cracks_jax.methods import optimiser
+from cracks_jax.methods.accumulation import accumulated, parts_of
 from cracks_jax.methods.detection import Detection
 from cracks_jax.networks.crackseg import READINGS, VARIANTS, CrackSeg, narrowed
 from cracks_jax.ops.colour import imagenet_standardise
@@ -37,6 +38,7 @@ class Segmentation:
       narrow: every channel count is divided by it (1 in the paper; more for quick small forms).
       optimiser, beta1, beta2, momentum: see `optimiser.transform`.
       bn_momentum: share of the old batch-norm average kept at a step (0.9997 in the paper), averages debiased.
+      accumulate: parts that a batch is taken in, for memory; batch norm then sees a part at a time.
       dtype: of the network's layers. Parameters, statistics, logits, loss and optimiser stay float32.
       axis_name: the mapped axis under pmap; None under jit.
     """
@@ -50,6 +52,7 @@ class Segmentation:
     beta2: float = 0.999
     momentum: float = 0.9
     bn_momentum: float = 0.9997
+    accumulate: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     axis_name: str | None = None
 
@@ -58,6 +61,8 @@ class Segmentation:
             raise UsageError(f"method.variant is {self.variant!r}; expected one of {', '.join(NETWORKS)}")
         if self.narrow not in (1, 2, 4, 8, 16):
             raise UsageError(f"method.narrow is {self.narrow}; expected 1 (the paper's channels), 2, 4, 8 or 16")
+        if self.accumulate < 1:
+            raise UsageError(f"method.accumulate is {self.accumulate}; expected 1 (the whole batch at once) or more")
         optimiser.check_shares(self, "beta1", "beta2", "momentum", "bn_momentum")
 
     @property
@@ -100,19 +105,22 @@ class Segmentation:
         self, state: State, batch: Batch, hyper: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[State, dict[str, Array]]:
         """One step on images and their masks. The key is unused: CrackSeg has no randomness of its own."""
-        x = imagenet_standardise(batch["image"])
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
-            (logits, _), updated = self.network.apply(
-                {"params": params, "batch_stats": state["network"]["batch_stats"]},
-                x,
-                mode="batch",
-                mutable=["batch_stats"],
-            )
-            return cross_entropy(logits, batch["mask"]), (updated["batch_stats"], logits)
+        def of_part(part: Batch, _number: int, stats: Any) -> tuple[Any, Any]:
+            def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
+                variables = {"params": params, "batch_stats": stats}
+                x = imagenet_standardise(part["image"])
+                (logits, _), updated = self.network.apply(variables, x, mode="batch", mutable=["batch_stats"])
+                return cross_entropy(logits, part["mask"]), (updated["batch_stats"], logits)
 
-        (loss, (stats, logits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state["network"]["params"]
+            params = state["network"]["params"]
+            (loss, (stats, logits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+            correct = jnp.mean(((logits[..., 1] > logits[..., 0]) == (part["mask"] > 0)).astype(jnp.float32))
+            return (gradient, {"loss": loss, "accuracy": correct}), stats
+
+        images = {name: batch[name] for name in ("image", "mask")}
+        (gradient, terms), stats = accumulated(
+            parts_of(images, self.accumulate), of_part, state["network"]["batch_stats"]
         )
         params, opt_state = optimiser.update(
             self._optimiser,
@@ -122,13 +130,12 @@ class Segmentation:
             hyper["learning_rate"],
             hyper["weight_decay"],
         )
-        correct = jnp.mean(((logits[..., 1] > logits[..., 0]) == (batch["mask"] > 0)).astype(jnp.float32))
         new = {
             "network": {"params": params, "batch_stats": stats},
             "optimiser": opt_state,
             "step": state["step"] + 1,
         }
-        return new, self._mean({"loss": loss, "accuracy": correct})
+        return new, self._mean(terms)
 
     def score(
         self, state: State, images: Float[Array, "b h w 3"], key: PRNGKeyArray, how: Detection

@@ -15,6 +15,21 @@ from typing import Any
 PAPERS = ("crackseg", "upcracknet")
 
 
+# Experiment files that are a printed ablation: paper, table, and the members that are its rows, in its order.
+ABLATIONS = {
+    "upcracknet_table1": (
+        "upcracknet", "I",
+        ("mae", "mae_ssim", "mae_msgms", "mae_style", "mae_adv", "mae_ssim_msgms", "mae_ssim_msgms_style",
+         "mae_ssim_msgms_adv", "all"),
+    ),
+    "upcracknet_table2": ("upcracknet", "II", ("jumbled", "striped", "squares")),
+    "crackseg_table4": ("crackseg", "4", ("baseline", "aspp", "b_dilated", "s_dilated", "fusion_s_dilated")),
+    "crackseg_table5": (
+        "crackseg", "5", ("conv1_x2", "conv1_x3", "conv1_x4", "block1_x3", "both_x3", "both_x3_r101"),
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Row:
     """One printed row.
@@ -88,6 +103,15 @@ def tables() -> dict[tuple[str, str], Table]:
                 paper, number, table["title"], data["train"], data["test"], columns, table["decimals"], rows
             )
     return found
+
+
+def printed_row(experiment: str, member: str) -> tuple[Table, Row] | None:
+    """Table and row of a paper that a member of one of its ablations repeats; None for every other experiment."""
+    paper, number, members = ABLATIONS.get(experiment, ("", "", ()))
+    if member not in members:
+        return None
+    table = tables()[paper, number]
+    return table, table.rows[members.index(member)]
 
 
 def citation(paper: str) -> str:

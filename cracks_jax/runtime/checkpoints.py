@@ -28,6 +28,7 @@ import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from cracks_jax import __version__
 from cracks_jax.errors import CracksError, WriteError
@@ -35,7 +36,7 @@ from cracks_jax.untrusted import parse_json
 
 # A generator and a discriminator with Adam's moments take 650 MB; the least that must be free before a save.
 _SPARE_BYTES = 64 * 2**20
-_ARRAYS, _DIGESTS, _SAVING, _DAMAGED = "arrays", "digests.json", ".saving", ".damaged"
+ARRAYS, _DIGESTS, SAVING, _DAMAGED = "arrays", "digests.json", ".saving", ".damaged"
 _FORMAT = 1
 _KEPT = 2
 
@@ -56,7 +57,7 @@ class Checkpoints:
     def __init__(self, folder: Path, run_id: str, *, read_only: bool = False):
         _quieten()
         self.folder, self.run_id = folder, run_id
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._orbax = _alone()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
         if not read_only:
@@ -83,6 +84,12 @@ class Checkpoints:
         self.wait()
         if step in self.steps():
             return
+        self._check_room(state)
+        # A copy, as the buffers are the next step's: on a processor an array is only a view of them.
+        host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        self._under_way = self._pool.submit(self._write, step, host, best, before)
+
+    def _check_room(self, state: Any) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -90,9 +97,6 @@ class Checkpoints:
                 f"{self.folder}: {free / 2**20:.0f} MB are free, a checkpoint needs {needed / 2**20:.0f} MB; "
                 f"free space and run the same command again (it goes on from step {max(self.steps(), default=0)})"
             )
-        # A copy, as the buffers are the next step's: on a processor an array is only a view of them.
-        host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-        self._under_way = self._pool.submit(self._write, step, host, best, before)
 
     def check(self) -> None:
         """Raises what went wrong with the save under way, if that is known already."""
@@ -119,39 +123,51 @@ class Checkpoints:
 
     def _write(self, step: int, host: Any, best: int | None, before: Callable[[], None]) -> None:
         """The thread's part: arrays, digests, all of it on the disk, and only then the checkpoint's name."""
+        self._check_finite(step, host)
+        with self._saving(step) as aside:
+            self._orbax.save((aside / ARRAYS).absolute(), args=ocp.args.StandardSave(host))
+            self._commit(step, aside, host, before)
+        self._prune(best)
+
+    def _check_finite(self, step: int, host: Any) -> None:
         wrong = first_not_finite(host)
         if wrong is not None:
             raise CracksError(f"step {step}: {wrong} is not finite, so it is not saved; the last checkpoint is finite")
-        aside = self.folder / f"{step}{_SAVING}"
+
+    @contextmanager
+    def _saving(self, step: int) -> Iterator[Path]:
+        """An empty folder for a save; WriteError where anything fails, and nothing of it is left."""
+        aside = self.folder / f"{step}{SAVING}"
         try:
             self._sweep()
             aside.mkdir()
-            self._orbax.save((aside / _ARRAYS).absolute(), args=ocp.args.StandardSave(host))
-            files = {str(path.relative_to(aside)): _file_entry(path) for path in sorted(_files(aside))}
-            entries = {
-                "format": _FORMAT,
-                "run_id": self.run_id,
-                "step": step,
-                "version": __version__,
-                "arrays": {path: array_entry(leaf) for path, leaf in sorted(flat(host).items())},
-                "files": files,
-            }
-            (aside / _DIGESTS).write_text(json.dumps({"sha256": _sha256_of(entries), **entries}, indent=1) + "\n")
-            _to_disk(aside)
-            before()
-            os.replace(aside, self.folder / str(step))
-            _sync(self.folder)
+            yield aside
         except Exception as error:  # orbax and tensorstore raise whatever they like where the disk fails
             _remove(aside)
             raise WriteError(
                 f"{self.folder}: checkpoint {step} could not be written ({_reason(error)}); the checkpoints before it "
                 "are intact; free space, or see to the disk, and run the same command again"
             ) from error
-        self._prune(best)
+
+    def _commit(self, step: int, aside: Path, host: Any, before: Callable[[], None]) -> None:
+        """Digests beside the arrays, all of it on the disk, and then the checkpoint's name."""
+        entries = {
+            "format": _FORMAT,
+            "run_id": self.run_id,
+            "step": step,
+            "version": __version__,
+            "arrays": {path: array_entry(leaf) for path, leaf in sorted(flat(host).items())},
+            "files": {str(path.relative_to(aside)): _file_entry(path) for path in sorted(_files(aside))},
+        }
+        (aside / _DIGESTS).write_text(json.dumps({"sha256": _sha256_of(entries), **entries}, indent=1) + "\n")
+        _to_disk(aside)
+        before()
+        os.replace(aside, self.folder / str(step))
+        _sync(self.folder)
 
     def _sweep(self) -> None:
         """Removes what saves left that were killed, or failed with the disk."""
-        for leftover in self.folder.glob(f"*{_SAVING}*"):
+        for leftover in self.folder.glob(f"*{SAVING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _prune(self, best: int | None) -> None:
@@ -163,7 +179,7 @@ class Checkpoints:
         for old in steps[:-_KEPT]:
             if old != best:
                 # Renamed first: what is half deleted must not look like a checkpoint.
-                gone = self.folder / f"{old}{_SAVING}"
+                gone = self.folder / f"{old}{SAVING}"
                 try:
                     os.replace(self.folder / str(old), gone)
                 except OSError:
@@ -213,7 +229,7 @@ class Checkpoints:
         with _as_damage(folder):
             _check_files(folder, entries["files"])
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            state = self._orbax.restore((folder / _ARRAYS).absolute(), args=ocp.args.StandardRestore(target))
+            state = self._orbax.restore((folder / ARRAYS).absolute(), args=ocp.args.StandardRestore(target))
         for path, leaf in sorted(flat(state).items()):
             if array_entry(leaf) != entries["arrays"][path]:
                 raise DamagedCheckpoint(f"{folder}: {path} is not the array that was saved")
@@ -254,6 +270,14 @@ class Checkpoints:
                     f"{expected})"
                 )
         return entries
+
+
+def _alone() -> ocp.Checkpointer:
+    """Orbax for this process, which waits for no other one."""
+    me = jax.process_index()
+    options = MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 # ------------------------------------------------------------------------------------------------ digests

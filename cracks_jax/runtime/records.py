@@ -115,6 +115,27 @@ class Records:
         return 0 if best is None else sum(r["event"] == "validation" and r["step"] > best[0] for r in self)
 
 
+class Remembered(Records):
+    """The log of a process that is not the first of its group: what was on disk when it began, then in memory alone."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._own: list[dict[str, Any]] | None = None
+
+    def rewind(self, step: int) -> None:
+        self._own = [record for record in self if record["step"] <= step]
+
+    def append(self, event: str, step: int, **values: Any) -> None:
+        assert self._own is not None
+        self._own.append({"event": event, "step": step, **values})
+
+    def sync(self) -> None:
+        """Nothing: the first process does it."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return super().__iter__() if self._own is None else iter(self._own)
+
+
 _REMEDY = "delete what is damaged, or restore the file"
 
 

@@ -10,18 +10,21 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from cracks_jax.runtime.parallel import Parallel, devices
+from cracks_jax.runtime.parallel import Parallel, Shard, devices
 from cracks_jax.train import with_augmentation
 from tests import tiny
 
 COUNTS = (1, 2, 4)
 
 
-def run(kind: str, strategy: str, count: int, dtype: Any, steps: int, colour: float = 0.0) -> dict[str, np.ndarray]:
+def run(
+    kind: str, strategy: str, count: int, dtype: Any, steps: int, colour: float = 0.0, shard: Shard = "none",
+    accumulate: int = 1,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """The state's leaves after some steps on 8-bit batches, and the loss of each step as `losses`."""
     experiment = tiny.experiment(Path("unused"), kind, colour=colour)
-    parallel = Parallel(strategy, devices(count))
-    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
+    parallel = Parallel(strategy, devices(count), shard)
+    method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name, accumulate=accumulate)
     step = parallel.compile(with_augmentation(method, colour))
     return _steps(kind, parallel, step, tiny.state_of(experiment.method, dtype=dtype), steps)
 

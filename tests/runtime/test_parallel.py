@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cracks_jax.errors import UsageError
+from cracks_jax.runtime import parallel as parallel_module
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.train import with_augmentation
 from tests import tiny
@@ -57,6 +58,42 @@ def test_every_array_and_loss_equals_one_devices(
         np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.parametrize("shard", ["optimiser", "parameters"])
+@pytest.mark.parametrize("kind", ["restoration", "segmentation"])
+def test_a_state_in_shards_takes_the_same_steps(
+    kind, shard, references, quick_compile, short_trunk, without_dropout, monkeypatch  # noqa: F811
+):
+    monkeypatch.setattr(parallel_module, "LEAST_SHARDED", 16)  # the tests' networks are small
+    with jax.enable_x64(True):
+        if kind not in references:
+            references[kind] = _on_one_device(kind, np.float64)
+        found = run(kind, "jit", 4, np.float64, STEPS, shard=shard)
+    enlarged = tiny.enlarged_rounding(references[kind]) if kind == "restoration" else set()
+    for path, array in references[kind].items():
+        tolerance = 1e-6 if path in enlarged else 1e-9
+        np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=tolerance, err_msg=path)
+
+
+def test_each_device_holds_its_share_of_what_is_sharded_and_all_of_the_rest(monkeypatch):
+    monkeypatch.setattr(parallel_module, "LEAST_SHARDED", 64)
+    state = {
+        "network": {"params": {"kernel": np.ones((3, 3, 8, 16), np.float32), "bias": np.ones(16, np.float32)}},
+        "optimiser": {"mu": {"kernel": np.ones((3, 3, 8, 16), np.float32), "odd": np.ones((9, 9), np.float32)}},
+    }
+    ways = ("none", "optimiser", "parameters")
+    placed = {shard: Parallel("jit", devices(4), shard).put_state(state) for shard in ways}
+    shares = {shard: jax.tree.map(lambda x: x.addressable_shards[0].data.size, one) for shard, one in placed.items()}
+    whole, fourth = 3 * 3 * 8 * 16, 3 * 3 * 8 * 4
+    rest = {"bias": 16, "odd": 81}  # too small, and no side that four divides
+    for shard, parameters, moments in (
+        ("none", whole, whole), ("optimiser", whole, fourth), ("parameters", fourth, fourth)
+    ):  # fmt: skip
+        assert shares[shard] == {
+            "network": {"params": {"kernel": parameters, "bias": rest["bias"]}},
+            "optimiser": {"mu": {"kernel": moments, "odd": rest["odd"]}},
+        }
+
+
 def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
     """Colour is drawn for the whole batch, wherever its images lie."""
     with jax.enable_x64(True):
@@ -81,8 +118,10 @@ def test_a_batch_is_split_and_a_state_is_copied(strategy, count, rng):
 def test_what_does_not_fit_the_devices_is_refused():
     with pytest.raises(UsageError, match="training.batch_size 6 cannot be split over 4 devices; use 8 or fewer"):
         check_batch(6, 4)
+    with pytest.raises(UsageError, match="training.batch_size 8 .* over 4 devices in 3 parts each .*; use 12 or fewer"):
+        check_batch(8, 4, 3)
     check_batch(8, 4)
     with pytest.raises(UsageError, match=f"machine.devices is 99; this machine has {len(jax.local_devices())}"):
         devices(99)
-    with pytest.raises(UsageError, match="machine.strategy is 'magic'; expected jit or pmap"):
+    with pytest.raises(UsageError, match="machine.parallel is 'magic'; expected jit or pmap"):
         Parallel("magic", devices(1))

@@ -1,0 +1,1 @@
+"""Where a sweep's members are trained: processes of this machine, a Ray cluster, or a Slurm array."""
