@@ -247,8 +247,11 @@ def _check_windows(method: Restoration, pipeline: Pipeline) -> None:
     _demand(pipeline.crop >= MIN_PATCH_SIDE, "data.pipeline.crop", pipeline.crop, f"at least {MIN_PATCH_SIDE} px")
 
 
-def science(experiment: Experiment) -> dict[str, Any]:
-    """What is hashed: every setting but `machine` and unused later ones, with a data path reduced to its last part."""
+def science(experiment: Experiment, *, unused: bool = False) -> dict[str, Any]:
+    """What is hashed: every setting but `machine` and unused later ones, with a data path reduced to its last part.
+
+    `unused`: those later ones too, for a record that is to hold every setting.
+    """
     tree = dataclasses.asdict(experiment)
     del tree["machine"]
     tree["method"] = {"kind": method_kind(experiment.method), **tree["method"]}
@@ -259,16 +262,16 @@ def science(experiment: Experiment) -> dict[str, Any]:
             tree[part][name] = "+".join(Path(one).name for one in tree[part][name].split("+"))
     for (*parts, name), default in _LATER.items():
         holder = functools.reduce(operator.getitem, parts, tree)
-        if holder.get(name) == default:
+        if not unused and holder.get(name) == default:
             del holder[name]
     return json.loads(json.dumps(tree))
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
-    """Science and machine; the caches' places are left out, as every path is."""
+    """Every setting of science and machine; the caches' places are left out, as every path is."""
     machine = dataclasses.asdict(experiment.machine)
     del machine["cache"], machine["compilation_cache"]
-    return {"science": science(experiment), "machine": machine}
+    return {"science": science(experiment, unused=True), "machine": machine}
 
 
 def from_json(tree: dict[str, Any], source: str = "experiment.json") -> Experiment:

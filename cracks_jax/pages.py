@@ -85,10 +85,14 @@ def reliable(records: Path) -> str:
     found = sorted(map(read_json, (records.parent / "reliability").glob("*.json")), key=lambda one: one["place"])
     if not found:
         return "Nothing is on record yet."
-    rows = [(one["claim"], one["shown"] if one["holds"] else f"**does not hold:** {one['shown']}") for one in found]
+    rows = [
+        (one["claim"], one["shown"] if one["holds"] else f"**does not hold:** {one['shown']}", one["git_revision"][:7])
+        for one in found
+    ]
     made = {(one["device"]["kind"], one["software"]["python"], one["software"]["jax"]) for one in found}
     on = "; ".join(f"{device}, Python {python}, jax {jax}" for device, python, jax in sorted(made))
-    return f"{_markdown(('what must hold', 'measured'), rows)}\n\nRecorded in `experiments/reliability/`: {on}."
+    table = _markdown(("what must hold", "measured", "revision"), rows)
+    return f"{table}\n\nRecorded in `experiments/reliability/`: {on}."
 
 
 # --------------------------------------------------------------------------------------- experiments/README.md

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +142,9 @@ def check_same_run(folder: Path, experiment: Experiment) -> None:
                 "give another --run, or leave it out"
             )
     elif folder.exists() and not _only_begun(folder):
-        raise CracksError(f"{folder}: exists and is no run directory; give another --run")
+        was = (folder / CHECKPOINTS).is_dir()
+        how = f": {EXPERIMENT} is missing; restore it, or give another --run" if was else "; give another --run"
+        raise CracksError(f"{folder}: exists and is no run directory{how}")
 
 
 def _only_begun(folder: Path) -> bool:
@@ -179,6 +182,7 @@ def describe_run(
             "digest": data.digest,
             **_extent([*data.train, *data.validation]),
             "train": len(data.train),
+            "records_per_epoch": data.records_per_epoch,
             "validation": list(data.validation.stems),
             "bad": [dataclasses.asdict(one) for one in data.bad],
         },
@@ -212,15 +216,33 @@ def _extent(records: list[Record]) -> dict[str, int]:
     return {"files": len(files), "bytes": sum(path.stat().st_size for path in files if path.exists())}
 
 
+def lost_since(folder: Path, start: int) -> list[str]:
+    """What a run's own record says was there and is not, before training goes on from `start`."""
+    path, found = folder / EXPERIMENT, []
+    attempts = read_json(path).get("attempts", []) if path.exists() else []
+    saved = max((one.get("saved_step") or 0 for one in attempts if isinstance(one, dict)), default=0)
+    if saved and not start:
+        found.append(f"{folder / CHECKPOINTS}: holds none, though step {saved} was saved; training from the beginning")
+    if start and not (folder / RECORDS).exists():
+        found.append(f"{folder / RECORDS}: is missing; what was logged up to step {start} is lost")
+    return found
+
+
 class Attempt:
     """This start of a run in its experiment.json: how far it came, when and why it ended, where its time went.
 
     As a context manager it notes whatever ended it; a process that is killed leaves what was noted at its last save.
     Of several processes one writes.
+
+    Args:
+      steps: the steps that have a checkpoint; the newest is noted whenever something is.
     """
 
-    def __init__(self, folder: Path, spent: Spent, start: int, writes: bool = True):
-        self._folder, self._spent, self._start, self._writes = folder, spent, start, writes
+    def __init__(
+        self, folder: Path, spent: Spent, start: int, steps: Callable[[], list[int]] = list, writes: bool = True
+    ):
+        self._folder, self._spent, self._start = folder, spent, start
+        self._steps, self._writes = steps, writes
         self._ended = False
         self._write(started=_stamp(spent.began))
 
@@ -230,8 +252,8 @@ class Attempt:
         self._write(seconds_to_first_step=seconds)
         return seconds
 
-    def note(self, saved_step: int) -> None:
-        self._write(saved_step=saved_step)
+    def note(self) -> None:
+        self._write()
 
     def end(self, why: str, step: int | None = None) -> None:
         """`why`: finished, signal, or the kind of error."""
@@ -253,6 +275,8 @@ class Attempt:
         if not self._writes:
             return
         described = read_json(self._folder / EXPERIMENT)
+        if committed := self._steps():
+            values["saved_step"] = committed[-1]
         described["attempts"][-1] |= {"seconds": round(sum(seconds.values()), 2), "spent": seconds, **values}
         write_json(self._folder / EXPERIMENT, described)
 

@@ -43,7 +43,7 @@ from cracks_jax.group.processes import (
 from cracks_jax.group.vote import Vote, with_vote
 from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.pretrained import initial_state, resolve_weights, state_like
-from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, Attempt, check_same_run, describe_run
+from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, Attempt, check_same_run, describe_run, lost_since
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.parallel import Parallel, Program, Shard, check_batch, devices
 from cracks_jax.runtime.profile import profile
@@ -155,12 +155,15 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent)
     checkpoints = _open_checkpoints(folder, experiment)
     start, state, loaded = _latest(experiment, checkpoints, fresh)
     agree("the newest checkpoint", f"step {start}")
+    if first():
+        for sentence in lost_since(folder, start):
+            say(sentence)
     records = Records(folder / RECORDS) if first() else Remembered(folder / RECORDS)
     with in_turn("records"):
         records.rewind(start)
     if first():
         describe_run(folder, experiment, data, loaded, start)
-    attempt = Attempt(folder, spent, start, writes=first())
+    attempt = Attempt(folder, spent, start, checkpoints.steps, writes=first())
 
     def before_leaving() -> None:
         checkpoints.wait()
@@ -290,7 +293,7 @@ def _compiled(run: _Run, state: Any, placed: Any) -> Callable[..., tuple[Any, An
     experiment, parallel = run.experiment, run.parallel
     how = parallel.strategy, tuple(parallel.devices), parallel.shard
     program = _program(experiment.method, experiment.training.colour, *how)
-    say("compiling the first step: a minute or so, longer on a busy machine; once for each program")
+    say("compiling the first step, or reading it from the cache: up to a minute, longer on a busy machine")
     rates = {**hyper(experiment, 1.0), SKIPS_LEFT: np.int32(0)}
     key = device_key(experiment.seed, "train", 0)
     with run.spent.on("compile"), run.stop.at_once("a compilation"):
@@ -410,7 +413,7 @@ def _save(run: _Run, step: int, state: Any, *, must: bool) -> None:
     with run.spent.on("checkpoint"):
         run.tolerated(run.checkpoints.wait)  # a save before this one that failed does not take this one with it
         save() if must else run.tolerated(save)
-        run.tolerated(lambda: run.attempt.note(step))
+        run.tolerated(run.attempt.note)
 
 
 def _finish(run: _Run, state: Any, step: int) -> dict[str, Any]:

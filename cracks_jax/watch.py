@@ -115,7 +115,7 @@ class Watch:
 
 def report_not_finite(folder: Path, found: NotFinite, stems: Sequence[str]) -> None:
     """Writes nan_report.json; `stems` are the names of the batch's images."""
-    write_json(folder / NAN_REPORT, {"step": found.step, **_described(found), "images": list(stems)})
+    write_json(folder / NAN_REPORT, {"step": found.step, "images": list(stems), **_described(found)})
 
 
 def _described(found: NotFinite) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training from end to end: it ends with the same bits whatever interrupts it, and says clearly what went wrong."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -267,6 +268,37 @@ def test_another_experiments_run_directory_is_not_touched(whole, cache, tmp_path
     (tmp_path / "photographs" / "road.jpg").write_bytes(b"")
     with pytest.raises(CracksError, match="photographs: exists and is no run directory; give another --run"):
         train(tiny.experiment(cache), tmp_path / "photographs")
+
+
+def test_checkpoints_and_a_log_that_are_gone_are_missed(cache, tmp_path, capsys):
+    run, experiment = tmp_path / "run", tiny.experiment(cache, steps=2, validate_every=2)
+    expected = train(experiment, run)
+    attempt = read_json(run / "experiment.json")["attempts"][-1]
+    assert attempt["saved_step"] == 2
+    (run / "records.jsonl").unlink()
+    train(experiment, run)
+    assert "records.jsonl: is missing; what was logged up to step 2 is lost" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints")
+    assert train(experiment, run) == expected
+    said = capsys.readouterr().err
+    assert "checkpoints: holds none, though step 2 was saved; training from the beginning" in said
+    (run / "experiment.json").unlink()
+    with pytest.raises(CracksError, match="experiment.json is missing; restore it, or give another --run"):
+        train(experiment, run)
+
+
+def test_a_save_that_failed_is_not_on_record_as_saved(cache, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if Path(source).suffix == ".saving":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(CracksError, match="checkpoint 2 could not be written .No space.*; there is none before it"):
+        train(tiny.experiment(cache, steps=2, validate_every=2), tmp_path / "run")
+    assert "saved_step" not in read_json(tmp_path / "run" / "experiment.json")["attempts"][-1]
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_name(whole, cache, tmp_path):

@@ -127,7 +127,7 @@ def find_root(name_or_path: str) -> Path:
     hint = f"nor {name_or_path} under {where} ({VARIABLE})" if where else f"and {VARIABLE} is not set"
     raise CracksError(
         f"data set '{name_or_path}': no such folder, {hint}; set {VARIABLE} to the folder that holds the "
-        "data sets, or name a path"
+        "data sets, or name a path (of a training: --set data.name=PATH)"
     )
 
 

@@ -144,9 +144,10 @@ class Checkpoints:
             yield aside
         except Exception as error:  # orbax and tensorstore raise whatever they like where the disk fails
             _remove(aside)
+            before = "the checkpoints before it are intact" if self.steps() else "there is none before it"
             raise WriteError(
-                f"{self.folder}: checkpoint {step} could not be written ({_reason(error)}); the checkpoints before it "
-                "are intact; free space, or see to the disk, and run the same command again"
+                f"{self.folder}: checkpoint {step} could not be written ({_reason(error)}); {before}; free space, or "
+                "see to the disk, and run the same command again"
             ) from error
 
     def _commit(self, step: int, aside: Path, host: Any, before: Callable[[], None]) -> None:
@@ -208,7 +209,7 @@ class Checkpoints:
             return step, state
         if not steps:
             return None
-        more = f", and {len(damages) - 1} older ones neither" if len(damages) > 1 else ""
+        more = f" (the {len(damages) - 1} older are not intact either)" if len(damages) > 1 else ""
         raise CracksError(
             f"{damages[0]}{more}; no intact checkpoint is left: restore one from a copy, or delete {self.folder} to "
             "train from the beginning"

@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _END = b"\0"  # no signal has the number 0
 # Seconds that the last line may take: standard error may be a pipe that nobody reads.
 _PATIENCE = 1.0
-_GO_ON = "run the same command again to go on from the last saved step"
+_GO_ON = "run the same command again to go on from what is saved"
 
 
 class Stopped(Exception):

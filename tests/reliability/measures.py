@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cracks_jax.errors import CracksError
 from tests.reliability.children import METHODS, REPOSITORY, short_trunk_states
 
 Result = dict[str, Any]
@@ -122,7 +123,10 @@ def _tests(*chosen: str) -> Callable[[Path], Result]:
     def run(folder: Path) -> Result:
         report = folder / "tests.xml"
         words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *chosen]
-        subprocess.run(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        if not report.is_file():
+            said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+            raise CracksError(f"the tests did not run ({said}); `pip install -e '.[test]'` brings what they need")
         cases = list(ElementTree.parse(report).iter("testcase"))
         bad = [case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None]
         skipped = sum(case.find("skipped") is not None for case in cases)

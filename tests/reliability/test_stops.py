@@ -77,7 +77,7 @@ with stop_on_signal() as stop:
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, b"")
-    assert err == b"stopped during a validation; run the same command again to go on from the last saved step\n"
+    assert err == b"stopped during a validation; run the same command again to go on from what is saved\n"
 
 
 def test_an_error_while_leaving_changes_nothing():
