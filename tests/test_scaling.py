@@ -437,6 +437,19 @@ def test_a_plan_is_one_json_object_a_record_and_a_page(compiled, tmp_path):
     assert "less than one image each" in text and f"{rate:,.0f}" in text
 
 
+def test_programs_on_record_are_not_compiled_again(compiled, tmp_path):
+    scaling("--method", "upcracknet", "--devices", 8, "--out", tmp_path)
+    before = compiled.copy()
+    code, out, _ = scaling(*H100, "--devices", 8, "--cores-per-device", 1e-3, "--programs", tmp_path, "--json")
+    assert code == 0 and compiled == before
+    assert {row["limit"] for row in json.loads(out)["predictions"]} == {"input"}
+    scaling(*H100, "--devices", 8, 64, "--programs", tmp_path)
+    assert compiled[len(before) :] == [(64, 512, 64, "upcracknet_deepcrack.py")]
+    (tmp_path / "upcracknet-float32.json").write_text("{}")
+    code, _, err = scaling(*H100, "--programs", tmp_path)
+    assert code == 1 and "is no record of programs" in err
+
+
 def test_the_page_is_made_again_from_records_alone(compiled, tmp_path):
     scaling("--method", "crackseg", "--precision", "bfloat16", "--chip", "h100-sxm", "--devices", 8, "--out", tmp_path)
     first = (tmp_path / "README.md").read_text()

@@ -3,7 +3,7 @@
   python tools/scaling.py --method upcracknet                        # 8, 64 and 512 devices, every chip, float32
   python tools/scaling.py --method crackseg --precision bfloat16 --chip h100-sxm --devices 8 64 512
   python tools/scaling.py --method crackseg --chip h100-sxm --link pcie-ethernet --batch-per-device 16 --batch 0
-  python tools/scaling.py --method upcracknet --cores-per-device 2   # when is reading the input the limit?
+  python tools/scaling.py --method upcracknet --cores-per-device 0.5 --programs experiments/scaling   # nothing compiled
   python tools/scaling.py check --method upcracknet                  # the model beside 1, 2, 4 and 8 devices run here
   python tools/scaling.py table experiments/scaling                  # the page from its records
   python tools/scaling.py chips                                      # chips and links that are known, and their sources
@@ -74,7 +74,7 @@ def _one(options: argparse.Namespace, command: str) -> None:
     if options.kind == "check":
         record = plan.checked(options.method, spec, options.batch, options.repeats, say)
     else:
-        record = plan.answer(_question(options, spec), options.benchmarks, say)
+        record = plan.answer(_question(options, spec), options.benchmarks, say, options.programs)
     record = {"command": command, **record}
     if options.out is not None:
         write_json(options.out / f"{record['label']}.json", record)
@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--cores-per-device", type=float, help="host cores that read for each device")
     asked.add_argument("--input", choices=("decoding", "cached"), default="decoding", help="cached: decoded before")
     asked.add_argument("--shard", default="none", help=f"{', '.join(plan.SHARDS)}: as machine.shard")
+    asked.add_argument("--programs", type=Path, metavar="DIR", help="take those on record there instead of compiling")
     asked.add_argument("--benchmarks", type=Path, default=BENCHMARKS, help="records of tools/benchmark.py input")
     checked.add_argument("--repeats", type=int, default=5)
     kinds.add_parser("table").add_argument("folder", type=Path, help="a folder of records")

@@ -82,8 +82,8 @@ def programs_table(plans: Iterable[Record]) -> str:
     ]
     revisions = set()
     for record in plans:
-        revisions.add(_revision(record))
         for one in record["programs"]:
+            revisions.add(_revision({**record, **one}))
             rows.append(
                 (
                     title(record),

@@ -111,18 +111,25 @@ class Question:
         return list(dict.fromkeys((n, batch) for _, n, batch in self.rows() if splits(batch, n)))
 
 
-def answer(question: Question, benchmarks: Path, say: Say) -> dict[str, Any]:
-    """The record: what every program says, and the predictions made of it."""
+def answer(question: Question, benchmarks: Path, say: Say, known: Path | None = None) -> dict[str, Any]:
+    """The record: what every program says, and the predictions made of it.
+
+    `known`: a folder of records; programs that are in it are taken as they are instead of compiled.
+    """
     reading = input_rates(benchmarks, question.method)
-    asked = question.programs()
+    asked, around = question.programs(), surroundings()
+    found_before = {} if known is None else recorded(known, question.label)
     programs = []
     for number, (count, batch) in enumerate(asked, 1):
+        if (count, batch) in found_before:
+            programs.append(found_before[count, batch])
+            continue
         say(f"[{number}/{len(asked)}] {question.label}: compiling for {count} devices, {batch} images")
         spec = {"experiment": question.experiment, "precision": question.precision, "shard": question.shard}
         found = in_child("cracks_jax.scaling.program", {**spec, "devices": count, "batch": batch}, count)
         megabytes = sent(found) / 1e6
         say(f"  {found['seconds']['compiling']:.0f} s; {len(found['collectives'])} collectives, {megabytes:.1f} MB")
-        programs.append(found)
+        programs.append({**found, "git_revision": around["git_revision"]})
     return {
         "kind": "plan",
         "label": question.label,
@@ -131,11 +138,22 @@ def answer(question: Question, benchmarks: Path, say: Say) -> dict[str, Any]:
         "precision": question.precision,
         "shard": question.shard,
         "paper_batch": PAPER_BATCH,
-        **surroundings(),
+        **around,
         "input": {**reading, "way": question.way},
         "programs": programs,
         "predictions": predictions(question, programs, reading),
     }
+
+
+def recorded(folder: Path, label: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """By (devices, batch): the programs of a record, each with the revision that it was compiled at."""
+    record = read_json(folder / f"{label}.json")
+    try:
+        revision = record["git_revision"]
+        return {(one["devices"], one["batch"]): {"git_revision": revision, **one} for one in record["programs"]}
+    except (KeyError, TypeError) as error:
+        path = folder / f"{label}.json"
+        raise CracksError(f"{path}: is no record of programs ({error!r}); leave --programs out") from error
 
 
 def checked(method: str, experiment: str, batch: int, repeats: int, say: Say) -> dict[str, Any]:
