@@ -31,7 +31,8 @@ from cracks_jax.scaling.predict import sent
 from cracks_jax.scaling.program import described, load, shapes
 from cracks_jax.surroundings import surroundings
 
-SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 1 << 24)  # floats of an all-reduce
+SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22)  # floats of an all-reduce
+ENOUGH = 5  # repeats of what is measured apart from steps
 CHAIN = 8  # all-reduces in one program, each waiting for the one before, so that starting it counts little
 _STREAM = "scaling"
 _TRAFFIC = 1 << 26  # floats that are read and written once to measure memory
@@ -40,8 +41,8 @@ Record = dict[str, Any]
 
 def check(experiment: Experiment, counts: list[int], batch: int, repeats: int) -> Record:
     """Everything measured, and the model's figure beside each."""
-    links = {n: measure_link(n, repeats) for n in counts if n > 1}
-    bandwidth = measure_memory(repeats)
+    links = {n: measure_link(n, min(repeats, ENOUGH)) for n in counts if n > 1}
+    bandwidth = measure_memory(min(repeats, ENOUGH))
     programs: dict[int, Record] = {}
     steps: dict[int, Callable[[], float]] = {}
     placed: dict[int, int] = {}
@@ -180,7 +181,7 @@ def measure_memory(repeats: int) -> float:
     """Bytes per second, read and written, of this machine's memory with all its cores."""
     double = jax.jit(lambda x: 2 * x)
     x = jnp.ones(_TRAFFIC, jnp.float32)
-    return 2 * x.nbytes / _seconds(lambda: double(x), max(3, repeats))
+    return 2 * x.nbytes / _seconds(lambda: double(x), repeats)
 
 
 def _chain(count: int, floats: int, summed: bool) -> Callable[[], Any]:
