@@ -21,12 +21,16 @@ LIMITS = {
     "capacity": "memory is too small",
     "batch": "batch: less than one image each",
 }
+_MEASURED = "The rates of input were measured, and what stands under *Checked*."
+_UNMEASURED = (
+    "The rates of input\nwere measured, nothing else: no check of the model (`python tools/scaling.py check`) is on "
+    "record yet."
+)
 _HEAD = """# Beyond this machine: a training step on 1 to 512 devices
 
 Made by `python tools/scaling.py` from the records beside it, which hold the command, the programs' facts, versions and
 revision; no figure is typed. **Predictions, not measurements**: the programs are compiled, for devices that exist in
-name only, and never run; chips and links are as their makers state them, with assumed shares (below). Only the section
-*Checked* was measured.
+name only, and never run; chips and links are as their makers state them, with assumed shares (below). {measured}
 
 How a row comes about: operations of the step in an accelerator's form / devices / (the chip's rate x share) is the
 arithmetic; bytes that the partitioned program reads and writes / (bandwidth x share) is the memory traffic (as fused
@@ -49,7 +53,8 @@ def write_page(folder: Path) -> Path:
     checks = sorted((r for r in records if r.get("kind") == "check"), key=_order)
     if not plans:
         raise CracksError(f"{folder}: holds no records; `python tools/scaling.py --out {folder.name}` makes them")
-    parts = [_HEAD.format(batch=plans[0]["paper_batch"], side=plans[0]["programs"][0]["side"]), programs_table(plans)]
+    told = {"batch": plans[0]["paper_batch"], "side": plans[0]["programs"][0]["side"]}
+    parts = [_HEAD.format(**told, measured=_MEASURED if checks else _UNMEASURED), programs_table(plans)]
     parts += [part for record in plans for part in (f"## {title(record)}", predictions_table(record["predictions"]))]
     parts += [input_table(plans)]
     parts += [checked(checks)] if checks else []
@@ -104,7 +109,8 @@ def programs_table(plans: Iterable[Record]) -> str:
         f"Compiled on {device}; revision {', '.join(sorted(revisions))}. Operations in the form for accelerators, taps "
         "on padding left out. *In a chain*: collectives that must follow one another, most of them sums of batch "
         "statistics over all devices, in each norm forward and backward. Combining, fusion and temporary memory are "
-        "this platform's compiler's; another's differ."
+        "this platform's compiler's; another's differ. It widens bfloat16 to float32 around what a processor cannot do "
+        "in it, so that bytes and memory of bfloat16 are the least certain, and too high."
     )
     return f"## What is compiled\n\n{_table(rows)}\n\n{note}"
 
