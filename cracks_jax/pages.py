@@ -3,23 +3,40 @@
 A page holds `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what is between them is written anew, all else is kept.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cracks_jax import quickstart, robustness
+from cracks_jax import identity, quickstart, robustness
 from cracks_jax.errors import CracksError
+from cracks_jax.experiment import from_json
+from cracks_jax.published.papers import ABLATIONS, printed_row, tables
 from cracks_jax.report.across import across
 from cracks_jax.report.entries import FLOOR, Entry, entries, of_place, trained_on
-from cracks_jax.report.gather import FoundRun, gather
+from cracks_jax.report.gather import Found, FoundRun, gather
 from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.report.model import Table
 from cracks_jax.report.plots import lines
 from cracks_jax.report.results import PAPER_GEOMETRY, papers_of, percent, printed_value, spread
+from cracks_jax.runs import EXPERIMENT, METRICS
 from cracks_jax.runtime.records import read_json, write_text
-from cracks_jax.study import QUANTILES
+from cracks_jax.study import QUANTILES, SCORES
+from cracks_jax.sweep_table import (
+    Trained,
+    aligned,
+    as_markdown,
+    by_member,
+    in_order,
+    name_of,
+    of_paper,
+    read_trained,
+    values,
+    ways,
+)
+from cracks_jax.sweep_table import spread as over_seeds
 
 _MARKED = re.compile(r"<!-- (?P<name>[a-z]+): begin -->.*?<!-- (?P=name): end -->", re.DOTALL)
 _HEAD = ("F1", "IoU", "precision", "recall", "best F1")
@@ -28,6 +45,8 @@ _KEYS = ("f1", "iou", "precision", "recall", "best_f1")
 _SHORT = (("default", "value:0.5"), ("default", "undamaged:0.995"), ("hidden", "undamaged:0.995"),
           ("default", "validation"))  # fmt: skip
 _DRAWING = "robustness.svg"
+_NOTHING = "Nothing is on record yet."
+_PAPERS = {"upcracknet": "UP-CrackNet", "crackseg": "CrackSeg"}
 
 
 def write_tables(records: Path, pages: Sequence[Path]) -> None:
@@ -74,7 +93,7 @@ def drawn(records: Path) -> str:
 
 def short(records: Path) -> str:
     """Trained on one data set, tested on another: F1 at the papers' 256x256 by the default rules."""
-    found = [entry for entry in entries(gather([records])) if (entry.detection, entry.rule) in _SHORT]
+    found = [entry for entry in entries(_gathered(records)) if (entry.detection, entry.rule) in _SHORT]
     # Trainings of earlier revisions, without intervals, stand in experiments/README.md alone.
     chosen = [one for one in found if spread(one, "f1") and (one.rule != "validation" or one.method == FLOOR)]
     return "\n\n".join(_matrix(table) for table in across(chosen) if table.name == f"across-{PAPER_GEOMETRY}")
@@ -84,7 +103,7 @@ def reliable(records: Path) -> str:
     """What `tools/reliability.py` measured: claim, figures, at which revision and on what."""
     found = sorted(map(read_json, (records.parent / "reliability").glob("*.json")), key=lambda one: one["place"])
     if not found:
-        return "Nothing is on record yet."
+        return _NOTHING
     rows = [
         (one["claim"], one["shown"] if one["holds"] else f"**does not hold:** {one['shown']}", one["git_revision"][:7])
         for one in found
@@ -99,8 +118,11 @@ def reliable(records: Path) -> str:
 
 
 def everything(records: Path) -> str:
-    """Trainings, then every evaluation by data and geometry, the matrix across data sets, the factorial."""
-    found = gather([records])
+    """Trainings, then every evaluation by data and geometry, the matrix across data sets, the factorial.
+
+    The papers' ablations have a block of their own.
+    """
+    found = _gathered(records)
     scored = entries(found)
     grids = [entry for entry in scored if _of_factorial(entry)]
     rest = [entry for entry in scored if not _of_factorial(entry)]
@@ -109,6 +131,17 @@ def everything(records: Path) -> str:
     parts += [f"**{table.title}: F1**\n\n{_matrix(table)}" for table in across(rest)]
     parts += [_grid(rows) for rows in of_place(grids).values()]
     return "\n\n".join(parts)
+
+
+def _gathered(records: Path) -> Found:
+    """All that is on record but the papers' ablations."""
+    found = gather([records])
+    ablated = {run.folder for run in found.runs if run.description.get("name") in ABLATIONS}
+    return dataclasses.replace(
+        found,
+        runs=tuple(run for run in found.runs if run.folder not in ablated),
+        scores=tuple(score for score in found.scores if ablated.isdisjoint(score.path.parents)),
+    )
 
 
 def _of_factorial(entry: Entry) -> bool:
@@ -187,6 +220,67 @@ def _grid(found: Sequence[Entry]) -> str:
     return title + _markdown(("detection", *rules, "best F1"), rows)
 
 
+def ablations(records: Path) -> str:
+    """The papers' ablations, each member beside its printed row; who copies what it sees below them."""
+    copies = [read_json(path) for path in sorted((records / identity.STUDY).glob("*.json"))]
+    parts = []
+    for name, forms in _ablated(records).items():
+        for form, runs in forms.items():
+            revisions = ", ".join(sorted({(run.revision or "unknown")[:7] for run in runs}))
+            parts += [f"**{_printed_as(name)}**, `{name}.py:{form}`, revision {revisions}", as_markdown(runs)]
+        if not forms:
+            parts.append(f"**{_printed_as(name)}**, `{name}.py`: {_NOTHING}")
+        parts += [identity.as_markdown(here)] if (here := [one for one in copies if one["name"] == name]) else []
+    return "\n\n".join(parts)
+
+
+def ablated(records: Path) -> str:
+    """The same in short: F1, or mIoU where the paper has no F1, a column for each way of scoring."""
+    parts = [
+        _in_short(name, form, runs)
+        for name, forms in _ablated(records).items()
+        for form, runs in forms.items()
+        if ways(runs)
+    ]
+    return "\n\n".join(parts) or _NOTHING
+
+
+def _ablated(records: Path) -> dict[str, dict[str, list[Trained]]]:
+    """Experiment -> form -> its finished runs on record: members in the paper's order, seeds rising."""
+    found: dict[str, dict[str, list[Trained]]] = {name: {} for name in ABLATIONS}
+    for path in sorted(records.glob(f"*/{EXPERIMENT}")):
+        described = read_json(path)
+        if described.get("name") in found and (path.parent / METRICS).is_file():
+            experiment = from_json(described, str(path))
+            run = read_trained(experiment, path.parent, sorted((path.parent / SCORES).glob("*.json")))
+            found[experiment.name].setdefault(experiment.form, []).append(run)
+    for name, forms in found.items():
+        for runs in forms.values():
+            runs.sort(key=lambda run: (in_order(name, run.member), run.experiment.seed, run.metrics["run_id"]))
+    return {name: dict(sorted(forms.items())) for name, forms in found.items()}
+
+
+def _printed_as(name: str) -> str:
+    paper, number, _ = ABLATIONS[name]
+    return f"{_PAPERS[paper]}, Table {number}: {tables()[paper, number].title}"
+
+
+def _in_short(name: str, form: str, runs: Sequence[Trained]) -> str:
+    paper, number, _ = ABLATIONS[name]
+    keys = [column["key"] for column in tables()[paper, number].columns]
+    key = "f1" if "f1" in keys else keys[-1]
+    asked = ways(runs)
+    rows = [
+        (member, ",".join(str(run.experiment.seed) for run in group),
+         *(over_seeds(values(group, way, key), 100, 1) for way in asked),
+         of_paper(printed_row(name, group[0].member), key))
+        for member, group in by_member(runs).items()
+    ]  # fmt: skip
+    head = ("member", "seeds", *(", ".join(way) for way in asked), f"paper, {tables()[paper, number].test}")
+    trained = f"`{name}.py:{form}`, trained on {runs[0].experiment.data.name}"
+    return f"**{_printed_as(name)}**: {name_of(key)} in percent; {trained}\n\n{aligned(head, rows)}"
+
+
 def robust(records: Path) -> str:
     """F1 on sound images and the area under F1 against severity, by kind and in the mean."""
     record = read_json(records / robustness.NAME)
@@ -247,5 +341,7 @@ _BLOCKS: dict[str, Callable[[Path], str]] = {
     "short": short,
     "reliability": reliable,
     "records": everything,
+    "ablations": ablations,
+    "ablated": ablated,
     "robustness": robust,
 }

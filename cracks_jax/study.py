@@ -96,6 +96,43 @@ def keep_records(run: Path, folder: Path) -> None:
         shutil.copyfile(run / name, folder / name)
 
 
+def keep_runs(runs: Sequence[Path], out: Path, say: Say) -> None:
+    """Records and scores of finished runs, each in its own folder `<label>-<run_id>` below `out`, as it is committed.
+
+    What is there already is written anew, and nothing is deleted.
+    """
+    for run in runs:
+        description = read_json(run / EXPERIMENT)
+        words = (description["name"], description["form"], description["member"], description["run_id"])
+        folder = out / "-".join(filter(None, words))
+        keep_records(run, folder)
+        if (run / SCORES).is_dir():
+            # A file that is being written, or was left by a writer that was killed, is no record.
+            ignored = shutil.ignore_patterns("*.tmp", ".*")
+            shutil.copytree(run / SCORES, folder / SCORES, ignore=ignored, dirs_exist_ok=True)
+        say(f"kept {folder.name}")
+
+
+def finished_runs(paths: Sequence[Path], say: Say) -> list[Path]:
+    """The finished runs among the paths, and those in folders of runs among them; what is passed over is said.
+
+    Raises:
+      CracksError: there is none.
+    """
+    found = []
+    for path in paths:
+        below = sorted(path.glob(f"*/{EXPERIMENT}")) if not (path / EXPERIMENT).is_file() else []
+        folders = [one.parent for one in below] or [path]
+        found += [folder for folder in folders if (folder / METRICS).is_file()]
+        for folder in folders:
+            if not (folder / METRICS).is_file():
+                why = "not finished" if (folder / EXPERIMENT).is_file() else "no run directory"
+                say(f"passed over {folder.name}: {why}")
+    if not found:
+        raise CracksError(f"{', '.join(map(str, paths))}: no finished run; `cracks-jax sweep` or `train` make them")
+    return found
+
+
 def score_run(
     run: Path, data: Sequence[str], out: Path, say: Say, labelled: str | None = None,
     geometries: Sequence[str] = GEOMETRIES,

@@ -26,6 +26,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "cracks_j
 RANKS = {
     "cli": 15,
     "pages": 14,
+    "identity": 13,
     "robustness": 13,
     "quickstart": 12,
     "study": 12,

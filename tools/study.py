@@ -5,15 +5,19 @@
   python tools/study.py floor --labelled deepcrack:train --undamaged runs/RUN --data deepcrack:test --out DIR
   python tools/study.py tables README.md experiments/README.md
   python tools/study.py factorial runs/RUN --data deepcrack:test --geometry resize256 --out DIR
+  python tools/study.py identity runs/table2-cpu/* --data deepcrack:test --out experiments/records/identity
+  python tools/study.py keep runs/table2-cpu --out experiments/records
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from cracks_jax import identity
+from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.errors import CracksError
 from cracks_jax.pages import write_tables
-from cracks_jax.study import GEOMETRIES, factorial, load_study, score_floor, score_run
+from cracks_jax.study import GEOMETRIES, factorial, finished_runs, keep_runs, load_study, score_floor, score_run
 
 
 def main() -> int:
@@ -35,8 +39,15 @@ def main() -> int:
     grid.add_argument("--geometry", choices=GEOMETRIES, default="native")
     for one in (run, floor):
         one.add_argument("--data", nargs="+", required=True)
-    grid.add_argument("--data", required=True)
-    for one in (run, floor, grid):
+    copies = kinds.add_parser("identity", help="does it copy what it sees: error on crack and on background")
+    kept = kinds.add_parser("keep", help="the records of finished runs, without checkpoints, to be committed")
+    for one in (copies, kept):
+        one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders that hold some")
+    kept.add_argument("--out", type=Path, default=Path("experiments/records"), metavar="DIR")
+    copies.add_argument("--every", type=int, default=1, metavar="N", help="each N-th image by name (default: all)")
+    for one in (grid, copies):
+        one.add_argument("--data", required=True, metavar="NAME[:SPLIT]")
+    for one in (run, floor, grid, copies):
         one.add_argument("--out", type=Path, required=True)
     options = top.parse_args()
     say = print
@@ -49,12 +60,22 @@ def main() -> int:
             score_floor(options.labelled, options.undamaged, options.data, options.out, say)
         elif options.kind == "tables":
             write_tables(options.records, options.pages)
+        elif options.kind == "identity":
+            dataset = open_dataset(*parse_spec(options.data), need_masks=True)
+            found = identity.keep(finished_runs(options.runs, _note), dataset, options.out, _note, options.every)
+            print(identity.as_markdown(found))
+        elif options.kind == "keep":
+            keep_runs(finished_runs(options.runs, _note), options.out, say)
         else:
             factorial(options.run, options.data, options.geometry, options.out, say)
     except CracksError as error:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
