@@ -87,17 +87,18 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from cracks_jax.group.supervised import CHILD, end_with_parent, supervise
+
+    group = _group(options)
+    if group is not None and CHILD not in os.environ:
+        return supervise(sys.argv[1:])  # before jax is imported: this process only watches
     from cracks_jax.experiment import apply_settings, load_file
     from cracks_jax.group.processes import first, leave
-    from cracks_jax.group.supervised import CHILD, end_with_parent, supervise
     from cracks_jax.repeat import compared, rebuild
     from cracks_jax.runs import open_run
     from cracks_jax.runtime.compilation import keep_compiled
     from cracks_jax.train import Stopped, train
 
-    group = _group(options)
-    if group is not None and CHILD not in os.environ:
-        return supervise(sys.argv[1:])
     if group is not None:
         end_with_parent()
     if (options.file is None) == (options.repeat is None):
@@ -135,14 +136,14 @@ def _train(options: argparse.Namespace) -> int:
 
 def _group(options: argparse.Namespace) -> Any:
     """The processes that train together, where this is one of them."""
-    from cracks_jax.group.processes import Group
+    from cracks_jax.group.meeting import Group
 
     if options.coordinator is None:
         for flag in ("processes", "process"):
             if getattr(options, flag) is not None:
                 raise UsageError(f"--{flag} {getattr(options, flag)}: give --coordinator HOST:PORT too")
         return None
-    group = Group(options.coordinator, options.processes, options.process)
+    group = Group(options.coordinator, options.processes, options.process, options.wait)
     group.check()
     return group
 
@@ -329,6 +330,7 @@ def parser() -> argparse.ArgumentParser:
                        "disk that all share")  # fmt: skip
     train.add_argument("--processes", type=int, metavar="N", help="how many there are")
     train.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    train.add_argument("--wait", type=float, default=300, metavar="SECONDS", help="for all to come (default 300)")
     _settings(train, "training.steps=100")
     _profile(train, "steps 5 to 8")
 

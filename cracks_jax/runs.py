@@ -252,8 +252,8 @@ class Attempt:
         self._write(seconds_to_first_step=seconds)
         return seconds
 
-    def note(self) -> None:
-        self._write()
+    def note(self, **values: Any) -> None:
+        self._write(**values)
 
     def end(self, why: str, step: int | None = None) -> None:
         """`why`: finished, signal, or the kind of error."""

@@ -28,8 +28,8 @@ from cracks_jax.data.pipeline import batches
 from cracks_jax.errors import CracksError, WriteError
 from cracks_jax.experiment import Experiment
 from cracks_jax.group.checkpoints import SharedCheckpoints
+from cracks_jax.group.meeting import Group
 from cracks_jax.group.processes import (
-    Group,
     agree,
     first,
     from_all,
@@ -182,6 +182,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
     training, machine, spent = run.experiment.training, run.experiment.machine, run.spent
     schedule = training.rate_factor(run.steps_per_epoch)
     state, step = run.state, run.start
+    _note_memory(run, state)
     run.state = None  # the first step takes its memory
     stopping = Vote(run.stop)
 
@@ -194,7 +195,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
     with (
         closing(run.checkpoints),  # whatever ends the loop, a save under way is committed
         _input(run) as stream,
-        progress(step, training.steps) as bar,
+        progress(step, training.steps, shown=first()) as bar,
         profile(profiled, *PROFILED_STEPS) as trace,
     ):
         watch = Watch(run.experiment, run.records, run.steps_per_epoch, bar, run.tolerated)
@@ -288,6 +289,14 @@ def _for_device(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------- step
 
 
+def _note_memory(run: _Run, state: Any) -> None:
+    whole, part = run.parallel.memory(state)
+    count = len(run.parallel.devices) * jax.process_count()
+    if count > 1:
+        say(f"state: {whole / 1e6:.1f} MB, {part / 1e6:.1f} MB on each of {count} devices")
+    run.tolerated(lambda: run.attempt.note(memory={"state_bytes": whole, "state_bytes_a_device": part}))
+
+
 def _compiled(run: _Run, state: Any, placed: Any) -> Callable[..., tuple[Any, Any]]:
     """The step, ready to be taken."""
     experiment, parallel = run.experiment, run.parallel
@@ -365,7 +374,8 @@ def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
         )
     run.tolerated(lambda: run.records.append("validation", step, **found))
     so_far = "" if before is None else f" (best before {_short(before[1])} at step {before[0]})"
-    bar.write(f"step {step}: validation {metric} {_short(value)}{so_far}", file=sys.stderr)
+    if not bar.disable:
+        bar.write(f"step {step}: validation {metric} {_short(value)}{so_far}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------- on disk
@@ -436,7 +446,8 @@ def _finish(run: _Run, state: Any, step: int) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if first():  # of several processes one is enough
+        print(text, file=sys.stderr, flush=True)
 
 
 def _short(value: float | None) -> str:

@@ -110,7 +110,9 @@ class Watch:
             raise found
         what = _described(found)
         self._write(lambda: self._records.append(SKIPPED, found.step, **what))
-        self._bar.write(f"step {found.step}: not finite, skipped ({self.skipped} of at most {limit})", file=sys.stderr)
+        if not self._bar.disable:
+            said = f"step {found.step}: not finite, skipped ({self.skipped} of at most {limit})"
+            self._bar.write(said, file=sys.stderr)
 
 
 def report_not_finite(folder: Path, found: NotFinite, stems: Sequence[str]) -> None:
@@ -123,10 +125,10 @@ def _described(found: NotFinite) -> dict[str, Any]:
     return {"records": found.records, "loss_terms": terms, "arrays": found.arrays}
 
 
-def progress(start: int, steps: int) -> tqdm:
+def progress(start: int, steps: int, shown: bool = True) -> tqdm:
     """Steps done, rate and time left, on standard error; rarely where that is a file."""
     interactive = sys.stderr.isatty()
     return tqdm(
         total=steps, initial=start, unit="step", mininterval=0.5 if interactive else 15, file=sys.stderr,
-        dynamic_ncols=interactive, desc="training",
+        dynamic_ncols=interactive, desc="training", disable=not shown,
     )

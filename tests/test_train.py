@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections import namedtuple
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +66,7 @@ def _signal_before_step(monkeypatch, number, kind=signal.SIGTERM):
         calls.append(1)
         if len(calls) == number + 1:  # the first call is the compilation's
             os.kill(os.getpid(), kind)
+            time.sleep(0.2)  # on a busy machine the thread that hears it comes late
         return original(*arguments)
 
     monkeypatch.setattr(story, "hyper", wrapped)

@@ -12,50 +12,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cracks_jax.errors import CracksError, UsageError
+from cracks_jax.errors import CracksError
+from cracks_jax.group.meeting import AUTO, Group
 
-# Seconds: for all processes to come; without a sign of life before one counts as lost; for jax to name it then.
-COME, LOST, NAMED = 300, 10, 5
-AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Where to meet: `coordinator` is process 0's host:port, or `auto` under Slurm, Kubernetes, Cloud TPU and such."""
-
-    coordinator: str
-    count: int | None = None
-    index: int | None = None
-
-    def check(self) -> None:
-        if self.coordinator == AUTO:
-            if self.count is not None or self.index is not None:
-                raise UsageError("--coordinator auto: the cluster says how many processes there are; leave --processes "
-                                 "and --process out")  # fmt: skip
-            return
-        host, colon, port = self.coordinator.rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UsageError(f"--coordinator {self.coordinator}: expected HOST:PORT of process 0, or auto")
-        if self.count is None or self.index is None:
-            raise UsageError("--coordinator HOST:PORT needs --processes N and --process I (0 to N - 1) too")
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise UsageError(f"--process {self.index}: expected 0 to {self.count - 1} with --processes {self.count}")
+# Seconds: without a sign of life before a process counts as lost; for jax to name it then.
+LOST, NAMED = 10, 5
 
 
-def join(group: Group, seconds: float = COME) -> None:
+def join(group: Group) -> None:
     """Returns once every process has come.
 
     Raises:
       CracksError: the coordinator does not answer, or not all have come in time.
     """
     group.check()
-    began = time.monotonic()
+    began, seconds = time.monotonic(), group.wait
     if group.coordinator != AUTO and group.index:
         _reach(group.coordinator, seconds)
     where = () if group.coordinator == AUTO else (group.coordinator, group.count, group.index)

@@ -105,6 +105,14 @@ class Parallel:
         # With several processes an array that is everywhere is looked at here.
         return state if jax.process_count() == 1 else jax.tree.map(lambda x: x.addressable_data(0), state)
 
+    def memory(self, state: Any) -> tuple[int, int]:
+        """Bytes of a placed state as a whole, and of what lies on one device."""
+        leaves = jax.tree.leaves(state)
+        device = self.devices[0]
+        parts = [shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards if shard.device == device]
+        whole = sum(leaf.nbytes for leaf in leaves)
+        return whole // (len(self.devices) if self.strategy == "pmap" else 1), sum(parts)
+
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
         if self.strategy == "jit":
             return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), batch)
