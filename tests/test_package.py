@@ -31,6 +31,7 @@ RANKS = {
     "quickstart": 12,
     "study": 12,
     "scaling": 12,
+    "search": 13,
     "sweep": 13,
     "sweep_table": 12,
     "launch": 11,
