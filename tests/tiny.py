@@ -4,6 +4,7 @@
 save, and what is compiled twice in one session (a resumed training, say) is read back from a folder.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -43,10 +44,20 @@ _QUICK = {
 }
 
 
-@pytest.fixture
-def without_dropout(monkeypatch):
+@contextlib.contextmanager
+def no_dropout():
     """The generator without its noise: what devices or another program draw differently, they then agree on."""
-    monkeypatch.setattr(upcracknet, "DROPOUT_LAYERS", 0)
+    before, upcracknet.DROPOUT_LAYERS = upcracknet.DROPOUT_LAYERS, 0
+    try:
+        yield
+    finally:
+        upcracknet.DROPOUT_LAYERS = before
+
+
+@pytest.fixture
+def without_dropout():
+    with no_dropout():
+        yield
 
 
 @pytest.fixture

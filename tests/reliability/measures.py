@@ -61,8 +61,7 @@ def _bits(folder: Path) -> Result:
 def _devices(folder: Path) -> Result:
     from tests.reliability import devices
 
-    with devices.quick_compile(folder / "compiled"):
-        return devices.measure(10)
+    return devices.measure(folder / "compiled")
 
 
 def _stops(folder: Path) -> Result:
@@ -178,11 +177,11 @@ MEASURES: dict[str, Measure] = {
         lambda r: f"{r['trainings']} trainings of {r['steps']} steps: {len(r['wrong'])} differences",
     ),
     "devices": Measure(
-        "1, 2 and 4 devices give the same losses over 10 steps",
+        "1, 2, 4 and 8 devices give the same losses over 10 steps of one batch, by jit and by pmap",
         _devices,
         lambda r: f"largest relative difference of a loss: {_apart(r, 'float64')} in float64, {_apart(r, 'float32')} "
-        "in float32",
-        lambda r: float(_apart(r, "float64")) <= 1e-9,
+        f"in float32 ({_apart(r, 'first step')} at the first step)",
+        lambda r: float(_apart(r, "float64")) <= 1e-9 and float(_apart(r, "first step")) <= 1e-5,
     ),
     "once": Measure(
         "Each epoch is the data set, none lost, none twice",

@@ -11,7 +11,7 @@ from cracks_jax.runtime import parallel as parallel_module
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.train import with_augmentation
 from tests import tiny
-from tests.reliability.devices import run
+from tests.reliability.devices import measure, run
 from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401
 
 STEPS = 10
@@ -92,6 +92,13 @@ def test_each_device_holds_its_share_of_what_is_sharded_and_all_of_the_rest(monk
             "network": {"params": {"kernel": parameters, "bias": rest["bias"]}},
             "optimiser": {"mu": {"kernel": moments, "odd": rest["odd"]}},
         }
+
+
+def test_eight_devices_by_jit_and_by_pmap_take_the_steps_of_one(tmp_path):
+    """UP-CrackNet in float64; the long form (`tools/reliability.py devices`) has more of everything."""
+    found = measure(tmp_path, steps=4, kinds=["restoration"], counts=[8], dtypes=["float64"])
+    for strategy in ("jit", "pmap"):
+        assert found[f"restoration {strategy} float64"]["8"] < 1e-9
 
 
 def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
