@@ -44,6 +44,12 @@ SIZES = 3  # of squares, each in two complementary masks
 # Which of the maps below are of which input.
 INPUTS = {"whole": slice(0, 1), "visible": slice(1, 1 + SIZES), "masked": slice(1 + SIZES, 1 + 2 * SIZES)}
 MAPS = 1 + 2 * SIZES
+LEGEND = (
+    "Error: the mean absolute difference of greys, in percent of their range, unfiltered; AUROC: of the error as a "
+    "crack score; copied: 1 - error / error of the best constant, each image's own median grey everywhere (100: the "
+    "identity; below 0: worse than that constant). Whole: nothing is hidden, as detection does it; visible and masked: "
+    "under the six masks of multi-scale squares, at the pixels that are kept and at those that are hidden."
+)
 
 
 class Probe(Restoration):
@@ -261,7 +267,7 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
         for part in INPUTS:
             found = [one["inputs"][part] for one in group]
             errors = (spread([row[key] for row in found], 100, 2) for key in ("error_crack", "error_background"))
-            others = (spread([row[key] for row in found], 1, 2) for key in ("ratio", "auroc"))
+            others = (spread([row[key] for row in found], 1, digits) for key, digits in (("ratio", 2), ("auroc", 3)))
             copied = (spread([row[key] for row in found], 100, 0) for key in ("copied_crack", "copied_background"))
             rows.append([name, part, seeds, *errors, *others, *copied])
     head = ["member", "input", "seeds", "error on crack %", "on background %", "ratio", "AUROC",

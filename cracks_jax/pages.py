@@ -221,17 +221,41 @@ def _grid(found: Sequence[Entry]) -> str:
 
 
 def ablations(records: Path) -> str:
-    """The papers' ablations, each member beside its printed row; who copies what it sees below them."""
+    """The papers' ablations, each member beside its printed row and the floor; who copies what it sees below them."""
     copies = [read_json(path) for path in sorted((records / identity.STUDY).glob("*.json"))]
     parts = []
     for name, forms in _ablated(records).items():
         for form, runs in forms.items():
             revisions = ", ".join(sorted({(run.revision or "unknown")[:7] for run in runs}))
             parts += [f"**{_printed_as(name)}**, `{name}.py:{form}`, revision {revisions}", as_markdown(runs)]
+            parts += [*_floor(records, name, runs), *_our_reading(name, runs)]
         if not forms:
             parts.append(f"**{_printed_as(name)}**, `{name}.py`: {_NOTHING}")
-        parts += [identity.as_markdown(here)] if (here := [one for one in copies if one["name"] == name]) else []
+        if here := [one for one in copies if one["name"] == name]:
+            parts += [identity.as_markdown(here), identity.LEGEND]
     return "\n\n".join(parts)
+
+
+def _floor(records: Path, name: str, runs: Sequence[Trained]) -> list[str]:
+    """What no network gets where these runs were scored, by every rule on record."""
+    key, lines = _first_of(name), []
+    rows = [read_json(path) for path in sorted((records / "floor").glob("*.json"))]
+    for data, geometry in dict.fromkeys(way[:2] for way in ways(runs)):
+        here = [row for row in rows if (row["data"], row["geometry"]) == (data, geometry)]
+        words = [f"{percent(row.get(key))} by {row['rule']}{_calibrated(row)}" for row in here]
+        lines += [f"The floor there ({data}, {geometry}): {name_of(key)} {', '.join(words)}."] if words else []
+    return lines
+
+
+def _calibrated(row: dict[str, Any]) -> str:
+    return f" of {row['calibration']}" if row.get("calibration") else ""
+
+
+def _our_reading(name: str, runs: Sequence[Trained]) -> list[str]:
+    """Which printed rows are not sure to be of these settings."""
+    printed = {run.member: printed_row(name, run.member) for run in runs}
+    read = [member for member, found in printed.items() if found and "settings_inferred" in found[1].more]
+    return [f"The scan lost ticks: which printed row is of {', '.join(read)} is our reading."] if read else []
 
 
 def ablated(records: Path) -> str:
@@ -265,18 +289,21 @@ def _printed_as(name: str) -> str:
     return f"{_PAPERS[paper]}, Table {number}: {tables()[paper, number].title}"
 
 
+def _first_of(name: str) -> str:
+    """The metric that tells most of what a paper prints: F1, else mIoU."""
+    keys = [column["key"] for column in tables()[ABLATIONS[name][:2]].columns]
+    return "f1" if "f1" in keys else "miou"
+
+
 def _in_short(name: str, form: str, runs: Sequence[Trained]) -> str:
-    paper, number, _ = ABLATIONS[name]
-    keys = [column["key"] for column in tables()[paper, number].columns]
-    key = "f1" if "f1" in keys else keys[-1]
-    asked = ways(runs)
+    key, asked = _first_of(name), ways(runs)
     rows = [
         (member, ",".join(str(run.experiment.seed) for run in group),
          *(over_seeds(values(group, way, key), 100, 1) for way in asked),
          of_paper(printed_row(name, group[0].member), key))
         for member, group in by_member(runs).items()
     ]  # fmt: skip
-    head = ("member", "seeds", *(", ".join(way) for way in asked), f"paper, {tables()[paper, number].test}")
+    head = ("member", "seeds", *(", ".join(way) for way in asked), f"paper, {tables()[ABLATIONS[name][:2]].test}")
     trained = f"`{name}.py:{form}`, trained on {runs[0].experiment.data.name}"
     return f"**{_printed_as(name)}**: {name_of(key)} in percent; {trained}\n\n{aligned(head, rows)}"
 

@@ -131,6 +131,20 @@ def test_who_copies_what_it_sees_stands_below_table_two(put, tmp_path):
     title = "Restoration error, deepcrack:test, 237 images, native, batch norm batch, dropout off; upcracknet_table2:"
     assert text.index("Table II") < text.index("| squares") < text.index(title) < text.index("CrackSeg, Table 4")
     assert [row[1:5] for row in rows(text)[1:]] == [[part, "0", "12.50", "12.50"] for part in identity.INPUTS]
+    assert text.count(identity.LEGEND) == 1
+
+
+def test_the_floor_stands_beside_them_and_what_is_our_reading_is_marked(put, tmp_path):
+    """The committed floor on DeepCrack at native size: 65.8 by Otsu, 80.3 by the labelled threshold."""
+    (tmp_path / "records" / "floor").symlink_to(ROOT / "experiments" / "records" / "floor")
+    for member in ("all", "mae_adv"):
+        put("upcracknet_table1", member)
+    put("crackseg_table5", "both_x3", kind="segmentation")
+    first, second = pages.ablations(tmp_path / "records").split("**UP-CrackNet, Table II")
+    assert "The floor there (deepcrack:test, native): F1 65.8 by otsu, 80.1 by undamaged:0.995 of runs/" in first
+    assert ", 80.3 by validation of deepcrack:train." in first and "resize256" not in first
+    assert "which printed row is of mae_adv is our reading" in first
+    assert "The floor there (deepcrack:test, native): mIoU " in second
 
 
 @pytest.mark.parametrize("block", [pages.everything, pages.short])

@@ -269,6 +269,6 @@ def test_seeds_are_pooled_by_member_and_members_stand_in_the_papers_order():
                                   record("squares", 0, 0.1)])  # fmt: skip
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[4:]]
     assert [line[0] for line in lines] == ["jumbled"] * 3 + ["squares"] * 3 + ["none"] * 3
-    assert lines[3][1:] == ["whole", "0,1", "20.00 ± 14.14", "20.00 ± 14.14", "0.20 ± 0.14", "0.20 ± 0.14", "20 ± 14",
+    assert lines[3][1:] == ["whole", "0,1", "20.00 ± 14.14", "20.00 ± 14.14", "0.20 ± 0.14", "0.200 ± 0.141", "20 ± 14",
                             "20 ± 14"]  # fmt: skip
     assert lines[0][3:] == ["-"] * 6
