@@ -28,6 +28,7 @@ import numpy as np
 from cracks_jax.errors import CracksError, UsageError, WriteError, shown
 from cracks_jax.experiment import Experiment, apply_settings, load_file
 from cracks_jax.launch.job import Job, do
+from cracks_jax.methods.restoration import Restoration
 from cracks_jax.pretrained import resolve_weights
 from cracks_jax.runs import METRICS
 from cracks_jax.runtime.records import read_json, write_text
@@ -102,6 +103,12 @@ def _parse_axis(text: str, base: Experiment) -> Axis:
         raise UsageError(f"--space {text}: expected {_EXAMPLES}")
     if path.split(".")[0] == "machine":
         raise UsageError(f"--space {text}: machine settings change no result; give one value with --set")
+    restored = path == "data.pipeline.crop" and isinstance(base.method, Restoration)
+    if restored or (path.startswith("data.") and not path.startswith("data.pipeline.")):
+        raise UsageError(
+            f"--space {text}: {path} changes what is validated on, so trials could not be compared; give one value "
+            "with --set"
+        )
     kind, _, rest = values.partition(":")
     if kind == "choice":
         choices = tuple(choice.strip() for choice in rest.split(","))

@@ -204,6 +204,8 @@ def test_the_space_is_what_was_written(tmp_path):
         (["training.batch_size=choice:4,4"], "give two different choices"),
         (["training.batch_size=choice:4,many"], "expected int"),
         (["machine.workers=0:2"], "machine settings change no result"),
+        (["data.validation=0.1:0.3"], "changes what is validated on, so trials could not be compared"),
+        (["data.pipeline.crop=choice:32,64"], "changes what is validated on, so trials could not be compared"),
         (["seed=0:2", "seed=0:3"], "seed is searched already"),
         (["training.weight_decay=0:1"], "training.weight_decay is set already"),
     ],
