@@ -7,6 +7,7 @@ checkpoint with it and nothing else; one whose sweep is gone stops politely by i
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,10 @@ class Devices:
 
 
 def find_devices() -> Devices:
-    """Asked in a process of its own: whoever asks an accelerator holds its memory."""
+    """Asked in a process of its own, as who asks an accelerator holds its memory; unless jax is told to use none."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        given = re.search(rf"{_FAKE}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+        return Devices("cpu", int(given[1]) if given else 1)
     code = "import jax, json; print(json.dumps([jax.default_backend(), jax.local_device_count()]))"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     try:

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.reliability.devices import measure, run
 from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401
 
-STEPS = 10
+STEPS = 5
 
 
 def _experiment(kind, colour):
@@ -38,12 +38,12 @@ def references():
     return {}
 
 
-@pytest.mark.parametrize(("strategy", "count"), [("jit", 1), ("jit", 2), ("jit", 4), ("pmap", 2), ("pmap", 4)])
+@pytest.mark.parametrize(("strategy", "count"), [("jit", 2), ("jit", 4), ("pmap", 4)])
 @pytest.mark.parametrize("kind", ["restoration", "segmentation"])
 def test_every_array_and_loss_equals_one_devices(
     kind, strategy, count, references, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):
-    """After ten steps: parameters, moments, batch-norm averages. Dropout is off: pmap's devices draw their own."""
+    """Parameters, moments, batch-norm averages; ten steps in the long form. Dropout is off: pmap's devices draw theirs."""
     with jax.enable_x64(True):
         if kind not in references:
             references[kind] = _on_one_device(kind, np.float64)
@@ -58,8 +58,9 @@ def test_every_array_and_loss_equals_one_devices(
         np.testing.assert_allclose(found[path], array, rtol=1e-9, atol=tolerance, err_msg=path)
 
 
-@pytest.mark.parametrize("shard", ["optimiser", "parameters"])
-@pytest.mark.parametrize("kind", ["restoration", "segmentation"])
+@pytest.mark.parametrize(
+    ("kind", "shard"), [("restoration", "optimiser"), ("restoration", "parameters"), ("segmentation", "parameters")]
+)
 def test_a_state_in_shards_takes_the_same_steps(
     kind, shard, references, quick_compile, short_trunk, without_dropout, monkeypatch  # noqa: F811
 ):
