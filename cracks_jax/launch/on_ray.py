@@ -6,22 +6,25 @@ tried elsewhere goes on from the member's last checkpoint there. Needs `pip inst
 """
 
 import dataclasses
+import fcntl
 import logging
 import os
 import socket
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cracks_jax import __version__
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.launch.board import Board
 from cracks_jax.launch.job import Job, do
 from cracks_jax.launch.local import asked_to_stop
+from cracks_jax.surroundings import cores
 
 # How often a member whose worker was lost is tried again.
 RETRIES = 3
@@ -42,7 +45,7 @@ class Share:
     Attributes:
       options: of the task, as `ray.remote` has them.
       at_once: as many members at a time; None for as many as find room.
-      threads: of XLA in a member; None leaves it to XLA.
+      threads: cores of its machine that a member is kept to; None for all.
     """
 
     options: dict[str, Any]
@@ -125,8 +128,7 @@ def _cluster(ray: Any) -> Iterator[None]:
         except ConnectionError as error:
             if address not in ("auto", "local"):
                 raise _no_cluster(address, error) from error
-            cores = len(os.sched_getaffinity(0))
-            ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+            ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         yield
     finally:
         ray.shutdown()
@@ -180,9 +182,7 @@ class _Sweep:
     def __init__(self, ray: Any, taken: Share, logs: Path, token: tuple[Path, str], board: Board):
         self._ray, self._share, self._board = ray, taken, board
         variables = {name: str(Path(os.environ[name]).absolute()) for name in PASSED_ON if os.environ.get(name)}
-        if taken.threads is not None:
-            variables["NPROC"] = str(taken.threads)  # XLA would take a thread for each of the machine's cores
-        self._there = _There(Path.cwd(), token, logs, variables)
+        self._there = _There(Path.cwd(), token, logs, variables, taken.threads)
         # Not tried again by Ray itself: what happens to a member is said.
         self._remote = ray.remote(**taken.options, max_retries=0)(_task)
         self._waiting: list[Job] = []
@@ -275,12 +275,20 @@ def _last_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _There:
-    """What a task has to know: where the sweep was started, its token, its logs, variables, the package's version."""
+    """What a task has to know.
+
+    Attributes:
+      folder: where the sweep was started.
+      token: a file in the sweep's folder, and what it says.
+      variables: of the environment.
+      threads: as many cores, and so threads of XLA, as the member takes of its machine; None for all.
+    """
 
     folder: Path
     token: tuple[Path, str]
     logs: Path
     variables: dict[str, str]
+    threads: int | None = None
     version: str = __version__
 
     def log(self, job: Job) -> Path:
@@ -299,12 +307,42 @@ class _There:
             if path.read_text() == text:
                 os.environ.update(self.variables)
                 os.chdir(self.folder)  # data and caches may be named from where the sweep was started
+                if self.threads is not None:
+                    _keep_to_cores(self.threads)
                 return
         unseen = self.folder if path.is_file() and not self.folder.is_dir() else path.parent
         raise CracksError(
             f"{unseen}: a machine of the cluster does not see this folder; start the sweep from a disk that all of "
             "them share, and give --out there"
         )
+
+
+# The part of its machine's cores that this process has, as a locked file: free again when the process has ended.
+_part: list[IO[str]] = []
+
+
+def _keep_to_cores(count: int) -> None:
+    """Keeps this process to so many cores of its machine, which no other member's has while there are enough.
+
+    To be called before jax looks for devices: XLA then takes as many threads, and records say so.
+    """
+    if _part or not hasattr(os, "sched_setaffinity"):
+        return
+    mine = sorted(os.sched_getaffinity(0))
+    parts = [mine[first : first + count] for first in range(0, len(mine) - count + 1, count)]
+    for part in parts:
+        name = f"cracks-jax-{os.getuid()}-cores-{part[0]}-{part[-1]}.lock"
+        lock = (Path(tempfile.gettempdir()) / name).open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            _part.append(lock)
+            os.sched_setaffinity(0, part)
+            return
+    if parts:
+        os.sched_setaffinity(0, parts[os.getpid() % len(parts)])
 
 
 def _task(job: Job, there: _There) -> dict[str, Any]:

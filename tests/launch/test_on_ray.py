@@ -19,6 +19,7 @@ from cracks_jax.errors import UsageError
 from cracks_jax.launch import on_ray
 from cracks_jax.launch.board import Board
 from cracks_jax.launch.job import Job
+from cracks_jax.surroundings import cores
 from tests import tiny
 
 # Data by a name that only $CRACKS_DATA explains, with nothing to score on; `bad` has no data at all.
@@ -77,7 +78,8 @@ def solo(folder, environment):
     done = subprocess.run(
         [sys.executable, "-m", "cracks_jax.cli", "train", "table.py:smoke", "--member", "a", "--run", "solo"],
         cwd=folder,
-        env={**environment, "NPROC": "1"},
+        env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
         capture_output=True,
         text=True,
         timeout=_LONGEST,
@@ -154,6 +156,7 @@ def _metrics(run: Path) -> dict:
     return json.loads((run / "metrics.json").read_text())
 
 
+@pytest.mark.skipif(cores() < 2, reason="two workers at a time need two cores")
 @pytest.mark.timeout(1200)
 def test_a_worker_that_is_killed_costs_its_member_nothing_but_time(solo, start, environment):
     """Witness: the member trained alone, with as many threads as its share of the cluster."""
@@ -169,7 +172,7 @@ def test_a_worker_that_is_killed_costs_its_member_nothing_but_time(solo, start, 
     assert sweep.worker("a") != killed and sweep.worker("b") == other
     first, second = _attempts(a)
     assert "ended" not in first and second["from_step"] >= 4 and second["ended"] == "finished"
-    assert len(_attempts(b)) == 1
+    assert len(_attempts(b)) == 1 and [one["threads"] for one in (first, second, *_attempts(b))] == [1, 1, 1]
     assert _steps(a) == list(range(1, 61))
     assert _metrics(a)["state_sha256"] == solo["state_sha256"]
 
@@ -198,14 +201,14 @@ def test_a_sweep_told_to_stop_goes_on_and_a_member_that_fails_stops_no_other(sol
     sweep.until(lambda: sweep.saved("a"))
     sweep.process.terminate()
     code, _, said = sweep.ended()
-    assert code == 75 and "a: stopped" in said and "bad: failed: nowhere" in said, said
+    assert code == 75 and "a: stopped" in said and "bad: failed: data set 'nowhere'" in said, said
     run = sweep.run("a")
     first = _attempts(run)[0]
     assert first["ended"] == "signal" and first["saved_step"] == first["to_step"]
 
     again = start("*a*")
     code, _, said = again.ended()
-    assert code == 1 and "a: done" in said and "bad failed: nowhere" in said, said
+    assert code == 1 and "a: done" in said and "bad failed: data set 'nowhere'" in said, said
     first, second = _attempts(run)
     assert second["from_step"] == first["to_step"] and second["ended"] == "finished"
     assert _steps(run) == list(range(1, 61))
@@ -238,6 +241,43 @@ def test_a_worker_without_the_folder_that_the_sweep_was_started_in_says_so(task,
     job, there = task
     elsewhere = on_ray._There(tmp_path / "gone", there.token, there.logs, {})
     assert on_ray._task(job, elsewhere)["words"].startswith(f"{tmp_path / 'gone'}: a machine of the cluster")
+
+
+CORES = """
+import os, sys
+from cracks_jax.launch import on_ray
+on_ray._keep_to_cores(1)
+on_ray._keep_to_cores(1)
+print(sorted(os.sched_getaffinity(0)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_members_of_one_machine_have_cores_of_their_own_while_there_are_enough(tmp_path):
+    """Also after one was killed: what it had is free again."""
+
+    def member():
+        child = subprocess.Popen(
+            [sys.executable, "-c", CORES],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return child, json.loads(child.stdout.readline())
+
+    members = [member() for _ in range(3)]
+    found = [mine for _, mine in members]
+    assert [len(mine) for mine in found] == [1, 1, 1] and found[0] != found[1]
+    members[0][0].kill()
+    members[0][0].wait()
+    last, mine = member()
+    assert mine == found[0]
+    for child, _ in [*members, (last, mine)]:
+        child.kill()
+        child.communicate()
 
 
 def test_a_worker_with_another_version_says_so(task):
