@@ -43,7 +43,7 @@ def references():
 def test_every_array_and_loss_equals_one_devices(
     kind, strategy, count, references, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):
-    """Parameters, moments, batch-norm averages; ten steps in the long form. Dropout is off: pmap's devices draw theirs."""
+    """Parameters, moments, batch-norm averages; ten steps in the long form. No dropout: pmap draws it by device."""
     with jax.enable_x64(True):
         if kind not in references:
             references[kind] = _on_one_device(kind, np.float64)
