@@ -9,9 +9,12 @@
 
 import contextlib
 import dataclasses
+import fcntl
+import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +38,8 @@ RECORDS = "records.jsonl"
 METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints"
 UNDAMAGED = "undamaged"
+# Tenths of a second for a killed process to let go of its run.
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,35 @@ def open_run(folder: Path) -> Run:
         raise CracksError(f"{folder}: there is no such run directory; `cracks-jax train` makes one")
     description = read_json(folder / EXPERIMENT)
     return Run(folder, from_json(description, str(folder / EXPERIMENT)), description)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps every other process from training in a run directory meanwhile.
+
+    A process that was just killed lets go a moment later, so this waits for a while. Where the disk knows no locks,
+    nothing is kept.
+
+    Raises:
+      CracksError: another process trains there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for left in range(_TRIES, -1, -1):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not left:
+                    raise CracksError(
+                        f"{folder}: another process is training this run; wait for it or stop it, or give another --run"
+                    ) from error
+                time.sleep(0.1)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_same_run(folder: Path, experiment: Experiment) -> None:

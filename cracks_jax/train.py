@@ -10,7 +10,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,16 @@ from cracks_jax.group.processes import (
 from cracks_jax.group.vote import Vote, with_vote
 from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.pretrained import initial_state, resolve_weights, state_like
-from cracks_jax.runs import CHECKPOINTS, METRICS, RECORDS, Attempt, check_same_run, describe_run, lost_since
+from cracks_jax.runs import (
+    CHECKPOINTS,
+    METRICS,
+    RECORDS,
+    Attempt,
+    alone_in,
+    check_same_run,
+    describe_run,
+    lost_since,
+)
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.parallel import Parallel, Program, Shard, check_batch, devices
 from cracks_jax.runtime.profile import profile
@@ -80,12 +89,13 @@ def train(
       UsageError: the experiment cannot be trained as it is set.
     """
     spent = Spent()
-    with stop_on_signal() as stop:  # from here on: preparing data and compiling can take minutes
+    # From here on signals are heard: preparing data and compiling can take minutes.
+    with stop_on_signal() as stop, ExitStack() as held:
         with spent.on("restart"):
             if group is not None:
                 with stop.at_once("the other processes came"):
                     join(group)
-            run = _open(experiment, folder, stop, spent)
+            run = _open(experiment, folder, stop, spent, held)
         with while_all_live(), run.attempt:  # however it ends, the run's record says when and why
             return _train(run, profiled)
 
@@ -132,8 +142,8 @@ class _Run:
             say(f"{error}; going on without it (machine.on_write_error=continue)")
 
 
-def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent) -> _Run:
-    """Data, state and records as the run left them, or fresh."""
+def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent, held: ExitStack) -> _Run:
+    """Data, state and records as the run left them, or fresh; until `held` ends, no other process trains there."""
     experiment = resolve_weights(experiment, say)
     agree("the experiment", f"run_id {experiment.run_id}, cracks-jax {__version__}")
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
@@ -152,7 +162,7 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent)
     if not (folder / CHECKPOINTS).is_dir():
         with stop.at_once("the making of the initial state"):
             fresh = initial_state(experiment, say)
-    checkpoints = _open_checkpoints(folder, experiment)
+    checkpoints = _open_checkpoints(folder, experiment, held)
     start, state, loaded = _latest(experiment, checkpoints, fresh)
     agree("the newest checkpoint", f"step {start}")
     if first():
@@ -381,11 +391,13 @@ def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
 # ---------------------------------------------------------------------------------------------- on disk
 
 
-def _open_checkpoints(folder: Path, experiment: Experiment) -> Checkpoints:
+def _open_checkpoints(folder: Path, experiment: Experiment, held: ExitStack) -> Checkpoints:
     try:
+        if first():
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(folder))
         if several():
             return SharedCheckpoints(folder / CHECKPOINTS, experiment.run_id)
-        folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
         return Checkpoints(folder / CHECKPOINTS, experiment.run_id)

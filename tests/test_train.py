@@ -17,7 +17,7 @@ from cracks_jax import train as story
 from cracks_jax.data.manifest import read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import apply_settings, load_file
-from cracks_jax.runs import open_run
+from cracks_jax.runs import alone_in, open_run
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.records import read_json
 from cracks_jax.runtime.spent import PARTS
@@ -270,6 +270,18 @@ def test_another_experiments_run_directory_is_not_touched(whole, cache, tmp_path
     (tmp_path / "photographs" / "road.jpg").write_bytes(b"")
     with pytest.raises(CracksError, match="photographs: exists and is no run directory; give another --run"):
         train(tiny.experiment(cache), tmp_path / "photographs")
+
+
+def test_two_processes_do_not_train_one_run(cache, tmp_path, monkeypatch):
+    run, experiment = tmp_path / "run", tiny.experiment(cache, steps=2, validate_every=2)
+    monkeypatch.setattr("cracks_jax.runs._TRIES", 2)
+    run.mkdir()
+    with alone_in(run), pytest.raises(CracksError, match="another process is training this run; wait for it or stop"):
+        train(experiment, run)
+    assert not list(run.iterdir())
+    assert train(experiment, run)["step"] == 2
+    with alone_in(run):  # who has ended has let go
+        pass
 
 
 def test_checkpoints_and_a_log_that_are_gone_are_missed(cache, tmp_path, capsys):

@@ -139,7 +139,9 @@ def _start(number: int, workers: int, devices: Devices, logs: Path) -> _Worker:
     here, there = context.Pipe()
     mine = cores(number, workers) if devices.platform == "cpu" else None
     process = context.Process(target=_work, args=(there, logs, mine), name=f"sweep-{number}")
-    with _variables(environment(number, workers, devices)):
+    # A process that leaves at once leaves its semaphores to the tracker, which removes them and need not say so.
+    quiet = {"PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker")))}
+    with _variables(environment(number, workers, devices) | quiet):
         process.start()
     there.close()
     return _Worker(process, here, number)
