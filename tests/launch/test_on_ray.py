@@ -194,6 +194,7 @@ def _commands() -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_sweep_told_to_stop_goes_on_and_a_member_that_fails_stops_no_other(solo, start, folder):
     shutil.rmtree(folder / "out", ignore_errors=True)

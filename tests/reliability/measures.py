@@ -257,4 +257,9 @@ MEASURES: dict[str, Measure] = {
         _fuzz,
         lambda r: str(r["shown"]),
     ),
+    "sweeps": Measure(
+        "Sweeps and groups of processes: a member, a worker, a process or the whole killed, stopped, disagreeing",
+        _tests("-m", "long or not long", "tests/test_sweep.py", "tests/launch", "tests/group", "tests/test_search.py"),
+        _passed,
+    ),
 }
