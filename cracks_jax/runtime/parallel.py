@@ -121,6 +121,8 @@ class Parallel:
 
     def compile(self, step: Step) -> Step:
         """The step, compiled when it is called; the old state's memory is reused for the new one."""
+        if self.strategy == "jit" and self.shard == "none":  # where the state lies does not depend on what it is
+            return self._wrapped(step, None)
         program = self.program(step)
 
         def run(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
