@@ -48,7 +48,7 @@ def entry() -> None:
     keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding has not is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] in (["train"], ["quickstart"]):  # until training hears signals itself
+    if sys.argv[1:2] in (["train"], ["quickstart"], ["sweep"]):  # until training hears signals itself
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _leave)
     grouped = "CRACKS_JAX_SUPERVISED" in os.environ

@@ -138,14 +138,14 @@ def open_run(folder: Path) -> Run:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps every other process from training in a run directory meanwhile.
+def alone_in(folder: Path, doing: str = "is training this run") -> Iterator[None]:
+    """Keeps every other process that asks from a folder meanwhile: from training a run, or writing a sweep's table.
 
     A process that was just killed lets go a moment later, so this waits for a while. Where the disk knows no locks,
     nothing is kept.
 
     Raises:
-      CracksError: another process trains there.
+      CracksError: another process has it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -156,7 +156,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 if not left:
                     raise CracksError(
-                        f"{folder}: another process is training this run; wait for it or stop it, or give another --run"
+                        f"{folder}: another process {doing}; wait for it or stop it, or give another folder"
                     ) from error
                 time.sleep(0.1)
             except OSError:

@@ -26,7 +26,7 @@ from cracks_jax.launch.job import Job
 from cracks_jax.launch.local import check_jobs, find_devices, run_locally
 from cracks_jax.members import with_seeds
 from cracks_jax.pretrained import resolve_weights
-from cracks_jax.runs import EXPERIMENT, RECORDS
+from cracks_jax.runs import EXPERIMENT, RECORDS, alone_in
 from cracks_jax.runtime.records import read_json, write_json, write_text
 from cracks_jax.surroundings import surroundings
 from cracks_jax.sweep_table import as_csv, as_markdown, trained_of
@@ -41,18 +41,17 @@ class Plan:
     """What a sweep is to do.
 
     Attributes:
-      jobs: the chosen members, in the file's order.
+      jobs: the chosen members, in the file's order; `table`: these and all others, which the table shows too.
       bad: id -> why a chosen member cannot be trained here.
       out: the sweep's folder.
       spec: FILE.py[:FORM], as given.
-      seeds: as given, () for the experiments' own.
     """
 
     jobs: tuple[Job, ...]
+    table: tuple[Job, ...]
     bad: dict[str, str]
     out: Path
     spec: str
-    seeds: tuple[int, ...] = ()
 
     @property
     def missing(self) -> list[Job]:
@@ -85,15 +84,14 @@ def plan(
     members = load_members(*parse_file(spec))
     if seeds:
         members = with_seeds(members, seeds)
-    chosen = {name or path.stem: one for name, one in members.items()}
-    if only is not None:
-        chosen = {name: one for name, one in chosen.items() if fnmatch.fnmatchcase(name, only)}
-        if not chosen:
-            raise UsageError(f"--only {only}: no member matches; {path} has {', '.join(filter(None, members))}")
+    named = {name or path.stem: one for name, one in members.items()}
+    chosen = [name for name in named if only is None or fnmatch.fnmatchcase(name, only)]
+    if not chosen:
+        raise UsageError(f"--only {only}: no member matches; {path} has {', '.join(named)}")
     for test in tests:
         open_dataset(*parse_spec(test), need_masks=True)
     jobs, bad = [], {}
-    for name, one in chosen.items():
+    for name, one in named.items():
         try:
             # The member's name stays without the seed: one row of the table.
             experiment = resolve_weights(apply_settings(one, settings), _say)
@@ -103,9 +101,10 @@ def plan(
         except UsageError:
             raise
         except CracksError as error:
-            bad[name] = str(error)
+            if name in chosen:
+                bad[name] = str(error)
     _check_ids(jobs)
-    return Plan(tuple(jobs), bad, out, spec, tuple(seeds))
+    return Plan(tuple(job for job in jobs if job.id in chosen), tuple(jobs), bad, out, spec)
 
 
 def _check_ids(jobs: Sequence[Job]) -> None:
@@ -149,26 +148,25 @@ def sweep(found: Plan, *, jobs: int | None = None, launcher: Launcher = "local")
     found.out.mkdir(parents=True, exist_ok=True)
     missing = found.missing
     outcomes: dict[str, dict[str, Any]] = {}
-    at_once = 1
     if missing:
         if launcher == "ray":
             from cracks_jax.launch.on_ray import run_on_ray
 
-            at_once = jobs or 0
-            with Board(found.jobs, max(1, at_once)) as board:
+            with Board(found.jobs) as board:
                 outcomes = run_on_ray(missing, jobs, found.out, board)
         else:
             devices = find_devices()
-            at_once = min(check_jobs(jobs, devices), len(missing))
-            with Board(found.jobs, at_once) as board:
-                outcomes = run_locally(missing, at_once, devices, found.out / LOGS, board)
-    runs = [run for job in found.jobs if (run := trained_of(job)) is not None]
-    table = as_markdown(runs)
-    write_text(found.out / f"{TABLE}.csv", as_csv(runs))
-    write_text(found.out / f"{TABLE}.md", table + "\n")
+            jobs = min(check_jobs(jobs, devices), len(missing))
+            with Board(found.jobs) as board:
+                outcomes = run_locally(missing, jobs, devices, found.out / LOGS, board)
     for name, why in found.bad.items():
         outcomes[name] = {"state": "failed", "words": why, "seconds": {}}
-    _note(found, started, time.monotonic() - began, at_once, launcher, outcomes)
+    with alone_in(found.out, "is writing this table"):  # tasks of one array end at the same time
+        runs = [run for job in found.table if (run := trained_of(job)) is not None]
+        table = as_markdown(runs)
+        write_text(found.out / f"{TABLE}.csv", as_csv(runs))
+        write_text(found.out / f"{TABLE}.md", table + "\n")
+        _note(found, started, time.monotonic() - began, jobs, launcher, outcomes)
     failed = {name: one["words"] for name, one in outcomes.items() if one["state"] == "failed"}
     for name, why in failed.items():
         _say(f"{name} failed: {why}")
@@ -179,8 +177,9 @@ def sweep(found: Plan, *, jobs: int | None = None, launcher: Launcher = "local")
 
 
 def _note(
-    found: Plan, started: datetime, seconds: float, at_once: int, launcher: str, outcomes: dict[str, dict[str, Any]]
-) -> None:
+    found: Plan, started: datetime, seconds: float, jobs: int | None, launcher: str,
+    outcomes: dict[str, dict[str, Any]],
+) -> None:  # fmt: skip
     """Adds this start to sweep.json."""
     path = found.out / SWEEP
     before = read_json(path)["starts"] if path.is_file() else []
@@ -196,7 +195,7 @@ def _note(
     start = {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
-        "jobs": at_once,
+        "jobs": jobs,
         "launcher": launcher,
         "members": members | {name: outcomes[name] for name in found.bad},
         **surroundings(),

@@ -93,7 +93,7 @@ def train(
     with stop_on_signal() as stop, ExitStack() as held:
         with spent.on("restart"):
             if group is not None:
-                with stop.at_once("the other processes came"):
+                with stop.at_once("the wait for the other processes"):
                     join(group)
             run = _open(experiment, folder, stop, spent, held)
         with while_all_live(), run.attempt:  # however it ends, the run's record says when and why

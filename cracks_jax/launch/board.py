@@ -29,9 +29,8 @@ class Board:
     As a context manager it shows; `beat` is called about once a second.
     """
 
-    def __init__(self, jobs: Sequence[Job], at_once: int):
+    def __init__(self, jobs: Sequence[Job]):
         self._jobs = {job.id: job for job in jobs}
-        self._at_once = max(1, at_once)
         self._state = {job.id: "done" if job.done else "waiting" for job in jobs}
         self._words: dict[str, str] = {}
         self._began = time.monotonic()

@@ -313,4 +313,4 @@ def test_an_address_without_a_cluster_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     job = Job("one", tiny.experiment(tmp_path), tmp_path / "run")
     with pytest.raises(on_ray.CracksError, match="RAY_ADDRESS=127.0.0.1:1: there is no Ray cluster"):
-        on_ray.run_on_ray([job], None, tmp_path, Board([job], 1))
+        on_ray.run_on_ray([job], None, tmp_path, Board([job]))
