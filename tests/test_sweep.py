@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runtime.records import Records, read_json
 from cracks_jax.sweep import parse_seeds, plan, show
 from tests.conftest import forget_programs
+from tests.processes import children, commands, ended, until
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_runs import REPOSITORY
 
@@ -63,32 +63,9 @@ def table(shared, tmp_path):
 
 @pytest.fixture
 def started(shared):
-    """Starts `cracks-jax sweep`; a process whose output is read when it ends."""
-    running = []
-
-    def start(file, out, *words, devices=1):
-        env = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        }
-        command = [sys.executable, "-m", "cracks_jax.cli", "sweep", str(file), "--out", str(out), *words]
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def ended(process, timeout=240):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
+    """Starts `cracks-jax sweep FILE --out OUT ...`."""
+    with commands(shared) as start:
+        yield lambda file, out, *words, devices=1: start(["sweep", str(file), "--out", str(out), *words], devices)
 
 
 def digests(out):
@@ -108,17 +85,9 @@ def steps_logged(folder):
     return [record["step"] for record in Records(folder / "records.jsonl") if record["event"] == "train"]
 
 
-def until(condition, what, seconds=120):
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-
-
 def workers_of(process):
     """The sweep's own children that train."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children(process) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 # --- what is done, and only once

@@ -4,10 +4,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +12,7 @@ from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.group.meeting import Group
 from cracks_jax.group.processes import LOST, NAMED, join
 from cracks_jax.runtime.records import Records, read_json
-from tests.tiny_runs import REPOSITORY
+from tests.processes import children, commands, ended, until
 
 FILE = """
 from pathlib import Path
@@ -41,35 +38,20 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def started(shared):
-    """Starts `cracks-jax train` as so many processes of a group; `pids` are what they supervise."""
-    running = []
+    """Starts `cracks-jax train` as so many processes of a group."""
+    with commands(shared) as begin:
 
-    def start(count, run, *words, only=None, shard="none", changes=None):
-        file = shared / f"grouped_{shard}.py"
-        file.write_text(FILE.format(cache=str(shared / "cache"), shard=shard))
-        env = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        }
-        port, found = free_port(), []
-        for index in range(count) if only is None else only:
-            group = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count), "--process", str(index)]
-            command = [sys.executable, "-m", "cracks_jax.cli", "train", str(file), "--run", str(run), *words]
-            command += (group if count > 1 else []) + list((changes or {}).get(index, ()))
-            found.append(
-                subprocess.Popen(
-                    command, cwd=REPOSITORY, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-                )
-            )
-        running.extend(found)
-        return found
+        def start(count, run, *words, only=None, shard="none", changes=None):
+            file = shared / f"grouped_{shard}.py"
+            file.write_text(FILE.format(cache=str(shared / "cache"), shard=shard))
+            port, found = free_port(), []
+            for index in range(count) if only is None else only:
+                group = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count), "--process", str(index)]
+                mine = (group if count > 1 else []) + list((changes or {}).get(index, ()))
+                found.append(begin(["train", str(file), "--run", str(run), *words, *mine]))
+            return found
 
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 def free_port():
@@ -78,19 +60,14 @@ def free_port():
         return one.getsockname()[1]
 
 
-def ended(processes, timeout=280):
+def all_ended(processes):
     """(exit code, standard output, standard error) of each."""
-    found = []
-    for process in processes:
-        out, err = process.communicate(timeout=timeout)
-        found.append((process.returncode, out, err))
-    return found
+    return [ended(process) for process in processes]
 
 
 def supervised(process):
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 1
-    return int(children[0])
+    (child,) = children(process)
+    return child
 
 
 def logged(run):
@@ -101,20 +78,13 @@ def losses(run):
     return [record["loss"] for record in Records(run / "records.jsonl") if record["event"] == "train"]
 
 
-def until(condition, what, seconds=200):
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-
-
 def test_a_group_loses_one_and_another_number_of_processes_goes_on(started, tmp_path):
     run = tmp_path / "run"
     four = started(4, run, shard="parameters")
     until(lambda: (run / "checkpoints" / "10" / "digests.json").exists(), "a checkpoint of all four")
     os.kill(supervised(four[2]), signal.SIGKILL)
     killed = time.monotonic()
-    answers = ended(four)
+    answers = all_ended(four)
     assert time.monotonic() - killed < LOST + NAMED + 10
     for index, (code, out, err) in enumerate(answers):
         assert code == 1 and out == "" and not TRACE.search(err), err
@@ -129,13 +99,13 @@ def test_a_group_loses_one_and_another_number_of_processes_goes_on(started, tmp_
     until(lambda: len(read_json(run / "experiment.json")["attempts"]) == 2, "the second attempt")
     until(lambda: "to" not in read_json(run / "experiment.json")["attempts"][-1] and len(logged(run)) > 12, "a step")
     os.kill(two[1].pid, signal.SIGTERM)
-    answers = ended(two)
+    answers = all_ended(two)
     codes = {code for code, _, _ in answers}
     assert codes in ({75}, {0}) and not any(TRACE.search(err) for _, _, err in answers), answers
     # One alone ends it. Its batches are those of one process from the start: so are its losses, but for rounding.
-    (one,) = ended(started(1, run, shard="parameters"))
+    (one,) = all_ended(started(1, run, shard="parameters"))
     whole = tmp_path / "whole"
-    (reference,) = ended(started(1, whole))
+    (reference,) = all_ended(started(1, whole))
     assert one[0] == reference[0] == 0, one[2]
     assert logged(run) == list(range(1, 61))
     found, expected = (losses(folder) for folder in (run, whole))
@@ -149,19 +119,19 @@ def test_a_group_loses_one_and_another_number_of_processes_goes_on(started, tmp_
 def test_process_0_alone_writes_and_prints_and_when_it_is_lost_the_others_say_so(started, tmp_path):
     run = tmp_path / "run"
     two = started(2, run, "--set", "training.steps=4", "training.validate_every=2")
-    answers = ended(two)
+    answers = all_ended(two)
     assert [code for code, _, _ in answers] == [0, 0], answers
     assert '"state_sha256"' in answers[0][1] and answers[1][1] == ""
     assert logged(run) == [1, 2, 3, 4] and len(read_json(run / "experiment.json")["attempts"]) == 1
     two = started(2, tmp_path / "other")
     until(lambda: (tmp_path / "other" / "checkpoints" / "5").exists(), "a checkpoint")
     os.kill(supervised(two[0]), signal.SIGKILL)
-    code, out, err = ended(two)[1]
+    code, out, err = all_ended(two)[1]
     assert code == 1 and "of this training was lost" in err and not TRACE.search(err), err
 
 
 def test_processes_that_disagree_are_told_who(started, tmp_path):
-    answers = ended(started(2, tmp_path / "run", changes={1: ("--set", "seed=7")}))
+    answers = all_ended(started(2, tmp_path / "run", changes={1: ("--set", "seed=7")}))
     for code, _, err in answers:
         assert code == 1 and "processes disagree on the experiment: 1 differ from 0" in err, err
         assert not TRACE.search(err), err
@@ -170,9 +140,9 @@ def test_processes_that_disagree_are_told_who(started, tmp_path):
 
 def test_a_group_that_never_is_complete_is_said(started, tmp_path):
     began = time.monotonic()
-    (first,) = ended(started(2, tmp_path / "run", "--wait", "8", only=[0]))
+    (first,) = all_ended(started(2, tmp_path / "run", "--wait", "8", only=[0]))
     assert first[0] == 1 and "not all of the 2 processes have come to 127.0.0.1:" in first[2], first[2]
-    (second,) = ended(started(2, tmp_path / "run", "--wait", "3", only=[1]))
+    (second,) = all_ended(started(2, tmp_path / "run", "--wait", "3", only=[1]))
     assert second[0] == 1 and "does not answer (Connection refused, for 3 s); start process 0" in second[2], second[2]
     assert time.monotonic() - began < 90 and not TRACE.search(first[2] + second[2])
 
