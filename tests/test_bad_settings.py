@@ -123,7 +123,7 @@ def test_a_side_that_no_corruption_mask_fits_is_refused_with_one_that_does(crop)
         ("def experiment(form):\n    return 1 / 0\n", "ZeroDivisionError"),
         ("import sys\nsys.exit(3)\n", "SystemExit"),
         ("def experiment(form):\n    return 5\n", "gave int; it must give an Experiment"),
-        ("def experiment(form):\n    return {}\n", "gave dict"),
+        ("def experiment(form):\n    return {}\n", "gave no member"),
         ("def experiment(form):\n    return {'a': 1}\n", "gave dict"),
         ("from cracks_jax.experiment import Training\ndef experiment(form):\n    Training(steps=0)\n", "steps is 0"),
         (

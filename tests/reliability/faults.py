@@ -387,7 +387,8 @@ def _look(fault: Fault, run: str, step: int, committed: bool) -> list[str]:
     demand(found == (step if committed else _BEFORE), f"the newest intact checkpoint is {found}")
     demand(state_sha256(state) == state_sha256(_state(found or 0)), f"checkpoint {found} is not what was saved")
 
-    checkpoints = _open_checkpoints(folder, SimpleNamespace(run_id=_RUN_ID))  # type: ignore[arg-type]
+    held = contextlib.ExitStack()  # until this forked process ends
+    checkpoints = _open_checkpoints(folder, SimpleNamespace(run_id=_RUN_ID), held)  # type: ignore[arg-type]
     left = [path.name for path in folder.rglob("*") if path.name.endswith((".saving", ".tmp"))]
     demand(not left, f"the next start leaves {left}")
     start = found or 0
