@@ -5,24 +5,20 @@ directory, training resumes from its newest intact checkpoint and ends with the 
 whenever the process is killed: a step is on record once, and a checkpoint is there or is not.
 """
 
-import dataclasses
 import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from cracks_jax import __version__
-from cracks_jax.data.augment import Colour, jitter_colour
 from cracks_jax.data.bad_images import naming_remedy
 from cracks_jax.data.pipeline import batches
 from cracks_jax.errors import CracksError, WriteError
@@ -40,8 +36,8 @@ from cracks_jax.group.processes import (
     together,
     while_all_live,
 )
-from cracks_jax.group.vote import Vote, with_vote
-from cracks_jax.methods.guard import SKIPS_LEFT, guarded
+from cracks_jax.group.vote import Vote
+from cracks_jax.methods.guard import SKIPS_LEFT
 from cracks_jax.pretrained import initial_state, resolve_weights, state_like
 from cracks_jax.runs import (
     CHECKPOINTS,
@@ -54,13 +50,14 @@ from cracks_jax.runs import (
     lost_since,
 )
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
-from cracks_jax.runtime.parallel import Parallel, Program, Shard, check_batch, devices
+from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.runtime.records import Records, Remembered, write_json
 from cracks_jax.runtime.spent import Spent
 from cracks_jax.runtime.stopping import STOPPED, Stop, Stopped, stop_on_signal
 from cracks_jax.training_data import TrainingData, open_training_data
+from cracks_jax.training_step import hyper, program
 from cracks_jax.validation import Validator, validator
 from cracks_jax.watch import NotFinite, Watch, progress, report_not_finite
 
@@ -224,7 +221,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
                     batch = next(stream)
                     placed = place(batch)
                 with spent.on("step"):
-                    rates = {**hyper(run.experiment, schedule(step)), SKIPS_LEFT: skips_left}
+                    rates = hyper(run.experiment, schedule(step), skips_left)
                     state, metrics = take(state, placed, rates, device_key(run.experiment.seed, "train", step))
                     skips_left = metrics.pop(SKIPS_LEFT)
                     stopping.count(metrics)
@@ -311,50 +308,11 @@ def _compiled(run: _Run, state: Any, placed: Any) -> Callable[..., tuple[Any, An
     """The step, ready to be taken."""
     experiment, parallel = run.experiment, run.parallel
     how = parallel.strategy, tuple(parallel.devices), parallel.shard
-    program = _program(experiment.method, experiment.training.colour, *how)
+    step = program(experiment.method, experiment.training.colour, *how)
     say("compiling the first step, or reading it from the cache: up to a minute, longer on a busy machine")
-    rates = {**hyper(experiment, 1.0), SKIPS_LEFT: np.int32(0)}
     key = device_key(experiment.seed, "train", 0)
     with run.spent.on("compile"), run.stop.at_once("a compilation"):
-        return program.ready(state, placed, rates, key)
-
-
-@lru_cache(maxsize=8)
-def _program(method: Any, colour: float, strategy: str, chosen: tuple[jax.Device, ...], shard: Shard) -> Program:
-    """One program for every training in this process that differs in numbers alone."""
-    parallel = Parallel(strategy, chosen, shard)
-    step = with_augmentation(dataclasses.replace(method, axis_name=parallel.axis_name), colour)
-    return parallel.program(with_vote(guarded(step)))
-
-
-def with_augmentation(method: Any, amount: float) -> Callable[..., tuple[Any, Any]]:
-    """uint8 batches to [0, 1], colour drawn anew for each image, then the method's step."""
-    colour = Colour(amount, amount, amount)
-
-    def step(state: Any, batch: Any, rates: Any, key: jax.Array) -> tuple[Any, Any]:
-        colour_key, step_key = jax.random.split(key)
-        # float32; float64 where jax is told to use it, as proofs of equality do.
-        wide = jnp.result_type(float)
-        batch = {k: v if k == "mask" else v.astype(wide) / 255 for k, v in batch.items() if k != "keep"}
-        if amount:
-            if method.axis_name is not None:
-                colour_key = jax.random.fold_in(colour_key, jax.lax.axis_index(method.axis_name))
-            batch["image"] = jitter_colour(colour_key, batch["image"], colour)
-        return method.train_step(state, batch, rates, step_key)
-
-    return step
-
-
-def hyper(experiment: Experiment, factor: float) -> dict[str, np.ndarray]:
-    """The traced numbers of one step, float32 scalars: rates times the schedule's factor, decay, loss weights."""
-    training = experiment.training
-    values = {
-        "learning_rate": training.learning_rate * factor,
-        "discriminator_learning_rate": training.discriminator_learning_rate * factor,
-        "weight_decay": training.weight_decay,
-        **training.loss_weights,
-    }
-    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+        return step.ready(state, placed, hyper(experiment, 1.0), key)
 
 
 # -------------------------------------------------------------------------------------------- validation

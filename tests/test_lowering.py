@@ -10,7 +10,7 @@ import pytest
 from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runtime.parallel import Parallel, devices
-from cracks_jax.train import with_augmentation
+from cracks_jax.training_step import with_augmentation
 from tests import tiny
 from tests.tiny import short_trunk  # noqa: F401
 

@@ -25,6 +25,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "cracks_j
 # DESIGN section 2: a module imports only what ranks below it, or its own room. Equal ranks know nothing of each other.
 RANKS = {
     "cli": 15,
+    "command_line": 1,
     "pages": 14,
     "identity": 13,
     "robustness": 13,
@@ -55,6 +56,7 @@ RANKS = {
     "cost": 5,
     "pretrained": 5,
     "training_data": 5,
+    "training_step": 6,
     "watch": 5,
     "experiment": 4,
     "methods": 3,

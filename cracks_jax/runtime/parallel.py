@@ -122,7 +122,7 @@ class Parallel:
     def compile(self, step: Step) -> Step:
         """The step, compiled when it is called; the old state's memory is reused for the new one."""
         if self.strategy == "jit" and self.shard == "none":  # where the state lies does not depend on what it is
-            return self._wrapped(step, None)
+            return self.jitted(step, None)
         program = self.program(step)
 
         def run(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
@@ -132,9 +132,10 @@ class Parallel:
 
     def program(self, step: Step) -> "Program":
         """The same, to be compiled when it is told to."""
-        return Program(lambda state: self._wrapped(step, state), self._one_copy)
+        return Program(lambda state: self.jitted(step, state), self._one_copy)
 
-    def _wrapped(self, step: Step, state: Any) -> Any:
+    def jitted(self, step: Step, state: Any) -> Any:
+        """jax's own compiled function of a step, for states of these shapes: it can be traced and lowered."""
         if self.strategy == "pmap":
             return jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, None, None), devices=self.devices, donate_argnums=0)
         where = self.shardings(state)

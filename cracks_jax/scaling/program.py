@@ -22,13 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cracks_jax.experiment import Experiment, load_file
-from cracks_jax.methods.guard import SKIPS_LEFT, guarded
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runtime.parallel import Parallel, devices
 from cracks_jax.runtime.randomness import device_key
 from cracks_jax.scaling.hlo import Program
 from cracks_jax.surroundings import peak_memory
-from cracks_jax.train import hyper, with_augmentation
+from cracks_jax.training_step import hyper, whole_step
 
 _NETWORKS = ("network", "generator", "discriminator")
 # Whose lowering of the step is partitioned: it has the published convolutions, and no calls of a maker's library.
@@ -62,8 +61,8 @@ def shapes(experiment: Experiment, batch: int) -> tuple[Any, Any, Any, Any]:
     else:
         sides |= {"mask": (batch, side, side)}
     images = {name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in sides.items()}
-    rates = {**hyper(experiment, 1.0), SKIPS_LEFT: np.asarray(0, np.int32)}
-    return state, images, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in rates.items()}, key
+    rates = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in hyper(experiment, 1.0).items()}
+    return state, images, rates, key
 
 
 def jitted_step(experiment: Experiment, count: int, state: Any) -> tuple[Parallel, Any]:
@@ -71,8 +70,7 @@ def jitted_step(experiment: Experiment, count: int, state: Any) -> tuple[Paralle
     jax.config.update("jax_default_matmul_precision", experiment.matmul_precision)
     parallel = Parallel("jit", devices(count), experiment.machine.shard)
     method = dataclasses.replace(experiment.method, axis_name=parallel.axis_name)
-    # Not `compile`, which takes real arrays: this is lowered for another platform, and asked what it is.
-    return parallel, parallel._wrapped(guarded(with_augmentation(method, experiment.training.colour)), state)
+    return parallel, parallel.jitted(whole_step(method, experiment.training.colour), state)
 
 
 def described(

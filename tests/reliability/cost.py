@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from cracks_jax.experiment import load_file
-from cracks_jax.methods.guard import SKIPS_LEFT, guarded
+from cracks_jax.methods.guard import guarded
 from cracks_jax.pretrained import initial_state, resolve_weights
 from cracks_jax.runtime.parallel import Parallel, devices
-from cracks_jax.train import hyper, with_augmentation
+from cracks_jax.training_step import hyper, with_augmentation
 from tests.reliability.children import REPOSITORY
 
 EXPERIMENT = "experiments/upcracknet_deepcrack.py:cpu"
@@ -62,14 +62,14 @@ def guard(repeats: int = 12) -> dict[str, Any]:
     placed = parallel.put_batch({"image": image, "corrupted": image[:, None] * keep})
     plain = with_augmentation(experiment.method, experiment.training.colour)
     rates = hyper(experiment, 1.0)
-    forms = {"plain": (plain, rates), "guarded": (guarded(plain), {**rates, SKIPS_LEFT: np.int32(0)})}
+    forms = {"plain": plain, "guarded": guarded(plain)}
     states = {name: parallel.put_state(start) for name in forms}
-    steps = {n: parallel.program(step).ready(states[n], placed, r, key) for n, (step, r) in forms.items()}
+    steps = {n: parallel.program(step).ready(states[n], placed, rates, key) for n, step in forms.items()}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(repeats):
         for name in sorted(forms, reverse=turn % 2 == 0):
             began = time.perf_counter()
-            states[name], metrics = steps[name](states[name], placed, forms[name][1], key)
+            states[name], metrics = steps[name](states[name], placed, rates, key)
             jax.block_until_ready((states[name], metrics))
             seconds[name].append(time.perf_counter() - began)
     median = {name: round(float(np.median(found)), 4) for name, found in seconds.items()}

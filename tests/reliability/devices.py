@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cracks_jax.errors import CracksError
 from cracks_jax.runtime.parallel import Parallel, Shard, devices
-from cracks_jax.train import with_augmentation
+from cracks_jax.training_step import with_augmentation
 from tests import tiny
 
 COUNTS = (1, 2, 4, 8)

@@ -9,7 +9,7 @@ import pytest
 from cracks_jax.errors import UsageError
 from cracks_jax.runtime import parallel as parallel_module
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
-from cracks_jax.train import with_augmentation
+from cracks_jax.training_step import with_augmentation
 from tests import tiny
 from tests.reliability.devices import measure, run
 from tests.tiny import quick_compile, short_trunk, without_dropout  # noqa: F401

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from cracks_jax import cli
+from cracks_jax.command_line import parser
 from cracks_jax.errors import CracksError
 from cracks_jax.methods.detection import Detection
 from cracks_jax.runtime.profile import profile
@@ -98,7 +99,7 @@ def test_the_flag_of_evaluate_and_detect_follows_the_networks_calls(verb, profil
     calls = SimpleNamespace(after_call=None)
     scoring = SimpleNamespace(scorer=SimpleNamespace(calls=calls))
     arguments = {"evaluate": ["RUN", "--data", "x"], "detect": ["x", "--out", "o", "--run", "RUN"]}[verb]
-    options = cli.parser().parse_args([verb, *arguments, "--profile", str(tmp_path)])
+    options = parser().parse_args([verb, *arguments, "--profile", str(tmp_path)])
     with cli._profiled_calls(options.profile, scoring):
         for _ in range(9):
             calls.after_call()
