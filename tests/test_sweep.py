@@ -1,6 +1,7 @@
 """A sweep trains, scores and tabulates what is missing and nothing else, whatever happens to it on the way."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from cracks_jax.runtime.records import Records, read_json
 from cracks_jax.sweep import parse_seeds, plan, show
 from tests.conftest import forget_programs
 from tests.processes import children, commands, ended, until
+from tests.reliability import faults
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_runs import REPOSITORY
 
@@ -127,6 +129,29 @@ def test_members_that_differ_in_numbers_share_one_program(table, quick_compile, 
     for job in plan(str(table(steps=2)), tmp_path / "out", tests=()).jobs:
         do(job, print)
     assert len(traces) == 1
+
+
+def test_a_full_disk_at_one_member_stops_no_other_and_it_goes_on_once_there_is_room(
+    table, started, tmp_path, monkeypatch
+):
+    try:
+        library = faults.compiled(tmp_path)
+    except faults.Unavailable as why:
+        pytest.skip(str(why))
+    file, out = table(steps=12), tmp_path / "out"
+    heavy = next(job.folder for job in plan(str(file), out).jobs if job.id == "heavy")
+    # From its thirtieth write on: after the first step, before the first checkpoint is whole.
+    full = faults.Fault(str(heavy), str(tmp_path / "operations"), 30, faults.FOR_EVER, errno.ENOSPC)
+    with monkeypatch.context() as disk:
+        for name, value in {"LD_PRELOAD": str(library), **full.environment()}.items():
+            disk.setenv(name, value)
+        code, printed, said = ended(started(file, out, "--jobs", "1", "--only", "[ph]*"))
+    assert code == 1 and set(digests(out)) == {"plain"} and "| plain" in printed
+    assert "heavy failed: " in said and os.strerror(errno.ENOSPC) in said and "Traceback" not in said
+    assert any(one.hit for one in full.operations())
+    code, printed, said = ended(started(file, out, "--jobs", "1", "--only", "[ph]*"))
+    assert code == 0 and set(digests(out)) == {"plain", "heavy"} and attempts(out) == {"plain": 1, "heavy": 2}, said
+    assert steps_logged(heavy) == list(range(1, 13))
 
 
 # --- several devices

@@ -6,6 +6,8 @@
   python tools/benchmark.py pipeline --system upcracknet --data drawn [--fake-data]
   python tools/benchmark.py forms --system upcracknet                       # each convolution, XLA's form and ours
   python tools/benchmark.py detect --system upcracknet --megapixels 1 3 12 48 --images 1000 [--run RUN]
+  python tools/benchmark.py members --system upcracknet --members 2         # a sweep's ways to train several at a time
+  python tools/benchmark.py sweep experiments/upcracknet_table1.py:cpu --set training.steps=40 --peer torch
   python tools/benchmark.py all --out experiments/benchmarks [--quick]      # every line of the table, and the page
   python tools/benchmark.py table experiments/benchmarks                    # the page from its records
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # the package and the twins of tests/reference, from wherever this is started
     sys.path.insert(0, str(ROOT))
 
-from cracks_jax.benchmark import detection, forms, machine, page, reading, suite, workloads  # noqa: E402
+from cracks_jax.benchmark import detection, forms, machine, members, page, reading, suite, sweeps, workloads  # noqa: E402
 from cracks_jax.benchmark.job import KINDS, NARROW, TRAINABLE, Job  # noqa: E402
 from cracks_jax.errors import CracksError, UsageError  # noqa: E402
 from cracks_jax.runtime.memory import keep_freed_memory  # noqa: E402
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     # Peers and their exporters print; standard output is the record's alone.
     with contextlib.redirect_stdout(sys.stderr):
-        record = _detected(options) if options.kind == "detect" else _measured(options)
+        record = {"detect": _detected, "sweep": _swept}.get(options.kind, _measured)(options)
     record = {"command": _command(arguments), **record}
     if options.out is not None:
         _folder(options.out, make=True)
@@ -87,6 +89,8 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         measure = lambda: reading.train_fed(  # noqa: E731
             job, options.data, workers=options.workers, fake=options.fake_data
         )
+    elif job.kind == "members":
+        measure = lambda: members.measure_members(job, options.members)  # noqa: E731
     elif job.kind == "forms":
         measure = lambda: forms.measure_forms(job)  # noqa: E731
     else:
@@ -106,6 +110,12 @@ def _detected(options: argparse.Namespace) -> dict[str, Any]:
         repeats=options.repeats,
         say=workloads.say,
     )
+
+
+def _swept(options: argparse.Namespace) -> dict[str, Any]:
+    words = [sys.executable, "-m", "tests.reference.sweep_torch"]
+    forms = {"optuna_eager": words, "optuna_compile": [*words, "--compile"]} if options.peer == "torch" else {}
+    return sweeps.measure_sweep(options.file, options.set, forms, options.jobs)
 
 
 def _torch(contenders: Sequence[str]) -> workloads.PeerMaker:
@@ -166,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     for kind in KINDS:
         _add_measurement(kinds.add_parser(kind), kind)
     _add_detection(kinds.add_parser("detect"))
+    _add_sweep(kinds.add_parser("sweep"))
     every = kinds.add_parser("all")
     every.add_argument("--out", type=Path, default=Path("experiments/benchmarks"))
     every.add_argument("--quick", action="store_true", help="tiny sizes: a rehearsal, whose times mean nothing")
@@ -195,7 +206,9 @@ def _add_measurement(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--losses", choices=("core4", "all"), default="core4", help="UP-CrackNet's; all: style too")
     if kind == "infer":
         parser.add_argument("--batch-norm", choices=("window", "running"), help="default: detection's")
-    if kind == "forms":
+    if kind == "members":
+        parser.add_argument("--members", type=int, default=2, help="at a time (default 2)")
+    if kind in ("forms", "members"):
         return
     if kind in ("step", "infer"):
         parser.add_argument("--peer", choices=("torch",), help="the PyTorch twin, measured in turn with ours")
@@ -221,6 +234,16 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--narrow", type=int, default=1, help=f"divide every channel count: {NARROW}")
     parser.add_argument("--tile-batch", type=int, help="as of `cracks-jax detect`")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--out", type=Path, help="folder that the record is written to")
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.py[:FORM]", help="an experiment file with members")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="PATH=VALUE", help="for every member")
+    parser.add_argument("--jobs", type=int, help="members at a time, of ours (default: one for each device)")
+    parser.add_argument("--peer", choices=("torch",), help="Optuna over PyTorch twins (UP-CrackNet's tables)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--out", type=Path, help="folder that the record is written to")
     parser.add_argument("--name", help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ from cracks_jax.methods.segmentation import Segmentation
 from cracks_jax.networks.crackseg import LEAST_SIDE
 from cracks_jax.networks.upcracknet import MIN_PATCH_SIDE
 
-KINDS = ("step", "infer", "input", "pipeline", "forms")
+KINDS = ("step", "infer", "input", "pipeline", "forms", "members")
 TRAINABLE = tuple(name for name, (method, _, _) in SYSTEMS.items() if hasattr(method, "selection"))
 NARROW = (1, 2, 4, 8, 16)
 _FULL_DEPTH = 8

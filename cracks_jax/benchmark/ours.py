@@ -51,13 +51,13 @@ class Step:
 
     def __init__(self, job: Job, weights: Mapping[str, Any], build: program.Builder = program.measured):
         self.parallel = _parallel()
-        self.program = build(lambda: self.parallel.compile(_from_bytes(job.method)), _step_shapes(job))
+        self.program = build(lambda: self.parallel.compile(from_bytes(job.method)), _step_shapes(job))
         self.job, self.weights, self.taken = job, weights, 0
         self.state: Any = None
 
     def start(self) -> None:
         """Memory is taken here, when it is known that it suffices."""
-        self.state = self.parallel.put_state(_with_weights(_initial(self.job), self.weights))
+        self.state = self.parallel.put_state(_with_weights(initial(self.job), self.weights))
 
     def place(self, batch: dict[str, np.ndarray]) -> Any:
         return jax.block_until_ready(self.parallel.put_batch(batch))
@@ -65,7 +65,7 @@ class Step:
     def dispatch(self, placed: Any) -> dict[str, jax.Array]:
         """The step's metrics, which may still be under way."""
         key = device_key(0, _STREAM, self.taken)
-        self.state, metrics = self.program.call(self.state, placed, _hyper(), key)
+        self.state, metrics = self.program.call(self.state, placed, hyper(), key)
         self.taken += 1
         return metrics
 
@@ -95,7 +95,7 @@ class Forward:
     def start(self) -> None:
         """Memory is taken here, when it is known that it suffices."""
         spread_workers()  # as scoring does
-        state = _with_weights(_scoring_part(_initial(self.job)), self.weights)
+        state = _with_weights(_scoring_part(initial(self.job)), self.weights)
         self.state = jax.device_put(state, devices(1)[0])
         self.kernels = self.prepare(self.state, jnp.zeros(self.images.shape, self.images.dtype))
 
@@ -110,7 +110,7 @@ def _parallel() -> Parallel:
     return Parallel("jit", devices(1))
 
 
-def _from_bytes(method: Any) -> Callable[..., tuple[Any, Any]]:
+def from_bytes(method: Any) -> Callable[..., tuple[Any, Any]]:
     """Bytes to [0, 1] and the method's step, one program, as training compiles it (without colour augmentation)."""
 
     def step(state: Any, batch: Any, rates: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -127,7 +127,7 @@ def _forward(job: Job) -> Callable[[Any, jax.Array], jax.Array]:
     return lambda state, x: run(state, x, device_key(0, _STREAM, 0), how)
 
 
-def _hyper() -> dict[str, np.ndarray]:
+def hyper() -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float32) for name, value in {**RATES, **LOSS_WEIGHTS}.items()}
 
 
@@ -140,7 +140,7 @@ def _init(job: Job) -> Callable[[jax.Array], Any]:
     return lambda key: job.method.init(key, shape)
 
 
-def _initial(job: Job) -> Any:
+def initial(job: Job) -> Any:
     return jax.jit(_init(job))(device_key(0, "init", 0))
 
 
@@ -152,7 +152,7 @@ def _step_shapes(job: Job) -> tuple[Any, ...]:
     b, n = job.batch, job.size
     beside = {"corrupted": (b, 1, n, n, 3)} if isinstance(job.method, Restoration) else {"mask": (b, n, n)}
     batch = {k: jax.ShapeDtypeStruct(shape, np.uint8) for k, shape in {"image": _images(job), **beside}.items()}
-    rates = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _hyper())
+    rates = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), hyper())
     return _state_shapes(job), batch, rates, jax.eval_shape(lambda: device_key(0, _STREAM, 0))
 
 

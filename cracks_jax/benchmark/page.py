@@ -56,8 +56,9 @@ def tables(folder: Path) -> str:
 
 def lines(record: Record) -> str:
     """One record for a person to read."""
-    if record["kind"] in ("detect", "forms"):
-        return (_detections if record["kind"] == "detect" else _forms)([record])
+    alone = {"detect": _detections, "forms": _forms, "members": _members, "sweep": _sweeps}
+    if record["kind"] in alone:
+        return alone[record["kind"]]([record])
     q1, q3 = record["seconds_quartiles"]
     found = [f"{record['label']}: {record['seconds']:.4g} s (quartiles {q1:.4g} to {q3:.4g}), {record['batch']} images"]
     found.append(f"  {record['images_per_second']:.4g} images/s, {_device(record)}, precision {record['precision']}")
@@ -224,6 +225,45 @@ def _detections(records: list[Record]) -> str:
     return "\n".join([_table(rows), *([""] if notes else []), *notes]) if records else ""
 
 
+def _members(records: list[Record]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("what", "members at a time", "way", "seconds for a step of each", "member steps/s", "against in turn")
+        + ("loss off: first step, last",)
+    ]
+    for r in records:
+        for way, one in r["ways"].items():
+            if "missing" in one:
+                rows.append((_what(r), str(r["members"]), way, f"missing: {one['missing']}", "-", "-", "-"))
+                continue
+            speed = (f"{one['member_steps_per_second']:.3g}", f"{one['speed']:.2f}")
+            off = ", ".join(f"{error:.0e}" if error else "0" for error in one["loss_error"])
+            rows.append((_what(r), str(r["members"]), way, _seconds(one), *speed, off))
+    return _table(rows)
+
+
+def _sweeps(records: list[Record]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("sweep", "members x steps", "who", "seconds in all", "steps", "compiling", "validation", "checkpoints")
+        + ("ratio",)
+    ]
+    for r in records:
+        what = (f"{r['experiment']} {' '.join(r['settings'])}".strip(), f"{r['members']} x {r['steps']}")
+        for name, one in {"cracks_jax": r, **r["peers"]}.items():
+            parts = (f"{one['spent'].get(part, 0):.1f}" for part in ("step", "compile", "evaluation", "checkpoint"))
+            ratio = "1" if one is r else f"**{one['seconds'] / r['seconds']:.2f}**"
+            rows.append((*what, name, f"{one['seconds']:.1f}", *parts, ratio))
+    if not records:
+        return ""
+    note = (
+        "Whole sweeps without scoring, each started once with nothing compiled; peers are Optuna's grid over PyTorch "
+        "twins (`tests/reference/sweep_torch.py`), which leave a loss of weight 0 out; *compile* compiles within its "
+        "steps. *Ratio*: seconds in all / ours. Ours takes, validations and checkpoints apart, "
+        + ", ".join(f"{r['overhead']:.3f} times its steps and compilations ({r['experiment']})" for r in records)
+        + "."
+    )
+    return f"{_table(rows)}\n\n{note}"
+
+
 def _small_beside_large(small: Record, large: Record) -> str:
     """What many small photographs cost, and what part of it is that they are padded to the network's sides."""
     pixels = small["seconds_per_megapixel"] / large["seconds_per_megapixel"]
@@ -300,6 +340,8 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[list[Record]], str]], ...
     ("Training with its input", ("pipeline",), _pipelines),
     ("Detection from file to file", ("detect",), _detections),
     ("Convolutions one by one", ("forms",), _forms),
+    ("Members of a sweep at a time", ("members",), _members),
+    ("Whole sweeps", ("sweep",), _sweeps),
 )
 # Other records of the folder have a form of their own (`tools/accelerator_check.py`).
 _SHOWN = {kind for _, kinds, _ in _SECTIONS for kind in kinds}

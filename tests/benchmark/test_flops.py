@@ -35,7 +35,7 @@ def test_the_forward_count_is_pytorchs(system):
     from tests.reference import benchmark_torch as twin
 
     job = Job("infer", system, batch=1, size=64, narrow=8)
-    network = twin.scoring_network(job, twin._networks(job))
+    network = twin.scoring_network(job, twin.networks_of(job))
     assert _counted(lambda: network(torch.zeros(1, 3, 64, 64))) == round(flops.infer_gflop(job) * 1e9)
 
 

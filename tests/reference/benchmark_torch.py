@@ -46,7 +46,7 @@ def peers(job: Job, contenders: Sequence[str]) -> Peers:
         _forget_programs()
     _set_precision(job.precision)
     device = _device()
-    networks = _networks(job)
+    networks = networks_of(job)
     offers = (_step_offers if job.kind == "step" else _infer_offers)(job, networks, device)
     offers = [offer for offer in offers if offer.name in contenders]
     packages = {"torch"} | {package for name in contenders for package in PACKAGES.get(name, ())}
@@ -82,7 +82,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _networks(job: Job) -> dict[str, nn.Module]:
+def networks_of(job: Job) -> dict[str, nn.Module]:
     """By the names of our state's parts."""
     method = job.method
     if isinstance(method, Restoration):
@@ -110,17 +110,17 @@ def _copies(networks: dict[str, nn.Module], device: torch.device) -> dict[str, n
     }
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.compile` as it is best on the device."""
     return torch.compile(function, mode="max-autotune" if torch.cuda.is_available() else None)
 
 
-def _scaled(images: Tensor) -> Tensor:
+def scaled(images: Tensor) -> Tensor:
     """uint8 (b, h, w, c) -> float32 (b, c, h, w) in [0, 1]; the memory is channels_last as it was."""
     return images.permute(0, 3, 1, 2).float() / 255
 
 
-def _standardised(x: Tensor) -> Tensor:
+def standardised(x: Tensor) -> Tensor:
     mean, deviation = (torch.tensor(v, device=x.device).reshape(1, 3, 1, 1) for v in (MEAN, DEVIATION))
     return (x - mean) / deviation
 
@@ -136,7 +136,7 @@ def _step_offers(job: Job, networks: dict[str, nn.Module], device: torch.device)
     kind = RestorationStep if job.restores else SegmentationStep
     return [
         Offer("eager", lambda: kind(job, _copies(networks, device), device, lambda function: function)),
-        Offer("compile", lambda: kind(job, _copies(networks, device), device, _compiled)),
+        Offer("compile", lambda: kind(job, _copies(networks, device), device, compiled)),
     ]
 
 
@@ -179,8 +179,8 @@ class RestorationStep(_Step):
         self.restore, self.judge, self.guide = (wrap(f) for f in (self._restore, self._judge, self._guide))
 
     def step(self, placed: dict[str, Tensor]) -> Tensor:
-        real = _scaled(placed["image"]) * 2 - 1
-        broken = _scaled(placed["corrupted"][:, 0]) * 2 - 1
+        real = scaled(placed["image"]) * 2 - 1
+        broken = scaled(placed["corrupted"][:, 0]) * 2 - 1
         fake = self.restore(broken)
 
         self.discriminator.requires_grad_(True)
@@ -231,13 +231,13 @@ class SegmentationStep(_Step):
 
     def step(self, placed: dict[str, Tensor]) -> Tensor:
         self.adam.zero_grad(set_to_none=True)
-        loss = self.loss(_scaled(placed["image"]), placed["mask"].long())
+        loss = self.loss(scaled(placed["image"]), placed["mask"].long())
         loss.backward()
         self.adam.step()
         return loss
 
     def _loss(self, images: Tensor, mask: Tensor) -> Tensor:
-        return losses.cross_entropy(self.through(self.network, _standardised(images)), mask)
+        return losses.cross_entropy(self.through(self.network, standardised(images)), mask)
 
 
 class StyleFeatures(nn.Module):
@@ -250,7 +250,7 @@ class StyleFeatures(nn.Module):
         self.features = network.features[: self.places[-1] + 1].requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x, maps = _standardised((x + 1) / 2), []
+        x, maps = standardised((x + 1) / 2), []
         for place, layer in enumerate(self.features):
             x = layer(x)
             if place in self.places:
@@ -294,7 +294,7 @@ class Probability(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.network(_standardised(x))
+        logits = self.network(standardised(x))
         return torch.sigmoid(logits[:, 1] - logits[:, 0])
 
 
@@ -334,7 +334,7 @@ def _frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    return _compiled(network)
+    return compiled(network)
 
 
 class Forward:
