@@ -63,6 +63,6 @@ def traced_anew():
 
 
 def forget_programs() -> None:
-    for module, kept in (("cracks_jax.train", "_program"), ("cracks_jax.validation", "_restoration_terms")):
+    for module, kept in (("cracks_jax.training_step", "program"), ("cracks_jax.validation", "_restoration_terms")):
         if module in sys.modules:
             getattr(sys.modules[module], kept).cache_clear()

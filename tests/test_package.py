@@ -38,7 +38,7 @@ RANKS = {
     "launch": 11,
     "group": 5,
     "members": 5,
-    "benchmark": 12,
+    "benchmark": 14,
     "report": 11,
     "scores": 10,
     "figures": 9,

@@ -158,9 +158,10 @@ def test_a_full_disk_at_one_member_stops_no_other_and_it_goes_on_once_there_is_r
 
 # Two and eight are what differs: more cores than processes, and fewer.
 FOUR = pytest.param(4, "*", "0", marks=pytest.mark.long)
+EIGHT = pytest.param(8, "*", "0,1", marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize(("devices", "only", "seeds"), [(2, "[ph]*", "0"), FOUR, (8, "*", "0,1")])
+@pytest.mark.parametrize(("devices", "only", "seeds"), [(2, "[ph]*", "0"), FOUR, EIGHT])
 def test_each_device_trains_a_member_at_a_time_and_each_equals_its_solo_run(
     devices, only, seeds, table, started, shared, tmp_path
 ):

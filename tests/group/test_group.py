@@ -78,6 +78,7 @@ def losses(run):
     return [record["loss"] for record in Records(run / "records.jsonl") if record["event"] == "train"]
 
 
+@pytest.mark.long
 def test_a_group_loses_one_and_another_number_of_processes_goes_on(started, tmp_path):
     run = tmp_path / "run"
     four = started(4, run, shard="parameters")
@@ -128,6 +129,8 @@ def test_process_0_alone_writes_and_prints_and_when_it_is_lost_the_others_say_so
     os.kill(supervised(two[0]), signal.SIGKILL)
     code, out, err = all_ended(two)[1]
     assert code == 1 and "of this training was lost" in err and not TRACE.search(err), err
+    (alone,) = all_ended(started(1, tmp_path / "other"))
+    assert alone[0] == 0 and logged(tmp_path / "other") == list(range(1, 61)), alone[2]
 
 
 def test_processes_that_disagree_are_told_who(started, tmp_path):

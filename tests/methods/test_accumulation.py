@@ -37,7 +37,14 @@ def step_of(kind, parts, **changes):
     return tiny.leaves(state), {name: float(value) for name, value in metrics.items()}
 
 
-@pytest.mark.parametrize(("kind", "again"), [("restoration", False), ("restoration", True), ("segmentation", False)])
+@pytest.mark.parametrize(
+    ("kind", "again"),
+    [
+        ("restoration", False),
+        pytest.param("restoration", True, marks=pytest.mark.long),
+        ("segmentation", False),
+    ],
+)
 def test_with_frozen_statistics_parts_are_the_whole_batch(
     kind, again, frozen, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):
@@ -49,7 +56,7 @@ def test_with_frozen_statistics_parts_are_the_whole_batch(
     assert in_parts == pytest.approx(losses, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["restoration", pytest.param("segmentation", marks=pytest.mark.long)])
 def test_with_each_parts_own_statistics_the_step_differs_and_stays_close(
     kind, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):

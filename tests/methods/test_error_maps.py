@@ -1,5 +1,7 @@
 """UP-CrackNet's detection presets: each error map, filter and threshold against NumPy and OpenCV written anew."""
 
+from functools import partial
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -132,7 +134,8 @@ def test_hidden_restoration_judges_each_pixel_unseen(rng):
     changed = image.at[square].set(-image[square])
     for norm in ("batch", "running"):
         how = Detection(batch_norm=norm, restore="hidden")
-        before, after = (method.restore_hidden(state, x, KEY, how) for x in (image, changed))
+        hidden = jax.jit(partial(method.restore_hidden, key=KEY, how=how))
+        before, after = (hidden(state, x) for x in (image, changed))
         assert before.shape == image.shape
         np.testing.assert_array_equal(before[square], after[square])
         assert not np.array_equal(before, after)
@@ -200,7 +203,7 @@ def test_a_flat_image_scores_zero_in_the_authors_map():
     """Stretching a range of zero divides by nothing."""
     method, how = tiny.restoration(), DETECTION_PRESETS["authors"]
     flat = jnp.full((1, 32, 32, 3), 0.5)
-    score = method.score(tiny.state_of(method), flat, KEY, how)
+    score = jax.jit(lambda state, x: method.score(state, x, KEY, how))(tiny.state_of(method), flat)
     assert np.isfinite(score).all()
 
 

@@ -262,4 +262,9 @@ MEASURES: dict[str, Measure] = {
         _tests("-m", "long or not long", "tests/test_sweep.py", "tests/launch", "tests/group", "tests/test_search.py"),
         _passed,
     ),
+    "long": Measure(
+        "More devices, more parts of a batch, more places for a bad number: the other tests that take minutes",
+        _tests("-m", "long", "tests/runtime", "tests/methods", "tests/benchmark", "tests/test_not_finite.py"),
+        _passed,
+    ),
 }

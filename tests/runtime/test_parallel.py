@@ -38,8 +38,17 @@ def references():
     return {}
 
 
-@pytest.mark.parametrize(("strategy", "count"), [("jit", 2), ("jit", 4), ("pmap", 4)])
-@pytest.mark.parametrize("kind", ["restoration", "segmentation"])
+@pytest.mark.parametrize(
+    ("kind", "strategy", "count"),
+    [
+        ("restoration", "jit", 4),
+        ("restoration", "pmap", 4),
+        ("segmentation", "jit", 4),
+        pytest.param("segmentation", "pmap", 4, marks=pytest.mark.long),
+        pytest.param("restoration", "jit", 2, marks=pytest.mark.long),
+        pytest.param("segmentation", "jit", 2, marks=pytest.mark.long),
+    ],
+)
 def test_every_array_and_loss_equals_one_devices(
     kind, strategy, count, references, quick_compile, short_trunk, without_dropout  # noqa: F811
 ):
@@ -102,6 +111,7 @@ def test_eight_devices_by_jit_and_by_pmap_take_the_steps_of_one(tmp_path):
         assert found[f"restoration {strategy} float64"]["8"] < 1e-9
 
 
+@pytest.mark.long
 def test_under_jit_randomness_does_not_depend_on_the_devices(quick_compile, short_trunk):  # noqa: F811
     """Colour is drawn for the whole batch, wherever its images lie."""
     with jax.enable_x64(True):
