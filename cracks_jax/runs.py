@@ -24,6 +24,8 @@ from cracks_jax.data.datasets import Dataset, Record, open_dataset
 from cracks_jax.data.manifest import MANIFEST, read_manifest
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, from_json, to_json
+from cracks_jax.group.checkpoints import SharedCheckpoints
+from cracks_jax.group.processes import first, several
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.pretrained import state_like, weights_digests
 from cracks_jax.runtime.checkpoints import Checkpoints, DamagedCheckpoint
@@ -135,6 +137,25 @@ def open_run(folder: Path) -> Run:
         raise CracksError(f"{folder}: there is no such run directory; `cracks-jax train` makes one")
     description = read_json(folder / EXPERIMENT)
     return Run(folder, from_json(description, str(folder / EXPERIMENT)), description)
+
+
+def open_checkpoints(folder: Path, experiment: Experiment, held: contextlib.ExitStack) -> Checkpoints:
+    """A run's checkpoints, to go on with or to begin; until `held` ends, no other process trains there.
+
+    Raises:
+      CracksError: another process trains there, or nothing can be written.
+    """
+    try:
+        if first():
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(folder))
+        if several():
+            return SharedCheckpoints(folder / CHECKPOINTS, experiment.run_id)
+        for leftover in folder.glob("*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        return Checkpoints(folder / CHECKPOINTS, experiment.run_id)
+    except OSError as error:
+        raise CracksError(f"{folder}: cannot be written ({error.strerror}); give another --run") from error
 
 
 @contextlib.contextmanager

@@ -32,7 +32,6 @@ from cracks_jax.group.processes import (
     from_first,
     in_turn,
     join,
-    several,
     together,
     while_all_live,
 )
@@ -44,10 +43,10 @@ from cracks_jax.runs import (
     METRICS,
     RECORDS,
     Attempt,
-    alone_in,
     check_same_run,
     describe_run,
     lost_since,
+    open_checkpoints,
 )
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
@@ -159,7 +158,7 @@ def _open(experiment: Experiment, folder: Path | None, stop: Stop, spent: Spent,
     if not (folder / CHECKPOINTS).is_dir():
         with stop.at_once("the making of the initial state"):
             fresh = initial_state(experiment, say)
-    checkpoints = _open_checkpoints(folder, experiment, held)
+    checkpoints = open_checkpoints(folder, experiment, held)
     start, state, loaded = _latest(experiment, checkpoints, fresh)
     agree("the newest checkpoint", f"step {start}")
     if first():
@@ -194,7 +193,7 @@ def _train(run: _Run, profiled: Path | None) -> dict[str, Any]:
     stopping = Vote(run.stop)
 
     def place(batch: dict[str, np.ndarray]) -> Any:
-        return run.parallel.put_batch(stopping.cast(_for_device(batch)))
+        return run.parallel.put_batch(stopping.cast({k: v for k, v in batch.items() if k != "index"}))
 
     if any(from_all(run.stop.asked)) and step < training.steps:
         run.attempt.end("signal", step)
@@ -289,10 +288,6 @@ def _input(run: _Run) -> Iterator[Iterator[dict[str, np.ndarray]]]:
         stream.close()  # type: ignore[attr-defined]
 
 
-def _for_device(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array for name, array in batch.items() if name != "index"}
-
-
 # ------------------------------------------------------------------------------------------------- step
 
 
@@ -347,20 +342,6 @@ def _validate(run: _Run, bar: tqdm, state: Any, step: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- on disk
-
-
-def _open_checkpoints(folder: Path, experiment: Experiment, held: ExitStack) -> Checkpoints:
-    try:
-        if first():
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone_in(folder))
-        if several():
-            return SharedCheckpoints(folder / CHECKPOINTS, experiment.run_id)
-        for leftover in folder.glob("*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
-        return Checkpoints(folder / CHECKPOINTS, experiment.run_id)
-    except OSError as error:
-        raise CracksError(f"{folder}: cannot be written ({error.strerror}); give another --run") from error
 
 
 def _latest(

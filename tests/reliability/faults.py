@@ -370,7 +370,7 @@ def _save(fault: Fault, run: str, going_on: bool, careless: bool) -> dict[str, A
 
 def _look(fault: Fault, run: str, step: int, committed: bool) -> list[str]:
     """What is wrong with the run, as it lies there and as the next start goes on with it to `step`."""
-    from cracks_jax.train import _open_checkpoints
+    from cracks_jax.runs import open_checkpoints
 
     fault.arm()  # only so that syncs are not made
     folder, wrong = Path(run), []
@@ -388,7 +388,7 @@ def _look(fault: Fault, run: str, step: int, committed: bool) -> list[str]:
     demand(state_sha256(state) == state_sha256(_state(found or 0)), f"checkpoint {found} is not what was saved")
 
     held = contextlib.ExitStack()  # until this forked process ends
-    checkpoints = _open_checkpoints(folder, SimpleNamespace(run_id=_RUN_ID), held)  # type: ignore[arg-type]
+    checkpoints = open_checkpoints(folder, SimpleNamespace(run_id=_RUN_ID), held)  # type: ignore[arg-type]
     left = [path.name for path in folder.rglob("*") if path.name.endswith((".saving", ".tmp"))]
     demand(not left, f"the next start leaves {left}")
     start = found or 0
