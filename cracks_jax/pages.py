@@ -23,7 +23,7 @@ from cracks_jax.report.plots import lines
 from cracks_jax.report.results import PAPER_GEOMETRY, papers_of, percent, printed_value, spread
 from cracks_jax.runs import EXPERIMENT, METRICS
 from cracks_jax.runtime.records import read_json, write_text
-from cracks_jax.study import QUANTILES, SCORES
+from cracks_jax.study import QUANTILES, SCORES, SWEEPS
 from cracks_jax.sweep_table import (
     Trained,
     aligned,
@@ -228,7 +228,7 @@ def ablations(records: Path) -> str:
         for form, runs in forms.items():
             revisions = ", ".join(sorted({(run.revision or "unknown")[:7] for run in runs}))
             parts += [f"**{_printed_as(name)}**, `{name}.py:{form}`, revision {revisions}", as_markdown(runs)]
-            parts += [*_floor(records, name, runs), *_our_reading(name, runs)]
+            parts += [*_floor(records, name, runs), *_our_reading(name, runs), *_swept(records, f"{name}-{form}-")]
         if not forms:
             parts.append(f"**{_printed_as(name)}**, `{name}.py`: {_NOTHING}")
         if here := [one for one in copies if one["name"] == name]:
@@ -256,6 +256,27 @@ def _our_reading(name: str, runs: Sequence[Trained]) -> list[str]:
     printed = {run.member: printed_row(name, run.member) for run in runs}
     read = [member for member, found in printed.items() if found and "settings_inferred" in found[1].more]
     return [f"The scan lost ticks: which printed row is of {', '.join(read)} is our reading."] if read else []
+
+
+def _swept(records: Path, label: str) -> list[str]:
+    """What the sweeps of these members took beside their steps and the compiling."""
+    starts = [start for path in sorted((records / SWEEPS).glob("*.json")) for start in read_json(path)["starts"]]
+    trained = [
+        (start["jobs"], one["seconds"]["train"], one["spent"])
+        for start in starts
+        for one in start["members"].values()
+        if one.get("run", "").startswith(label) and one["state"] == "done" and one["spent"]
+    ]
+    if not trained:
+        return []
+    seconds = sum(whole - spent["evaluation"] - spent["checkpoint"] for _, whole, spent in trained)
+    steps, compiling = (sum(spent[part] for _, _, spent in trained) for part in ("step", "compile"))
+    at_once = " or ".join(str(jobs) for jobs in sorted({jobs for jobs, _, _ in trained}))
+    return [
+        f"Swept with {at_once} at a time: {len(trained)} trainings took {seconds:,.0f} s, validations and checkpoints "
+        f"apart, {seconds / (steps + compiling):.3f} times their steps ({steps:,.0f} s) and all compiling "
+        f"({compiling:,.0f} s)."
+    ]
 
 
 def ablated(records: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import FORMS, Experiment
+from cracks_jax.launch.job import SCORES, SWEEP
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.report.judges import FLOOR_METHOD
 from cracks_jax.runs import EXPERIMENT, METRICS, RECORDS, UNDAMAGED, Run, open_run
@@ -28,7 +29,7 @@ from cracks_jax.train import train
 
 GEOMETRIES = ("native", "resize256")
 QUANTILES = ("undamaged:0.98", "undamaged:0.99", "undamaged:0.995", "undamaged:0.998")
-SCORES = "scores"
+SWEEPS = "sweeps"
 Say = Callable[[str], None]
 
 
@@ -111,6 +112,15 @@ def keep_runs(runs: Sequence[Path], out: Path, say: Say) -> None:
             ignored = shutil.ignore_patterns("*.tmp", ".*")
             shutil.copytree(run / SCORES, folder / SCORES, ignore=ignored, dirs_exist_ok=True)
         say(f"kept {folder.name}")
+
+
+def keep_sweeps(folders: Sequence[Path], out: Path, say: Say) -> None:
+    """What the sweeps in these folders have noted of their starts, as `out`/sweeps/<folder's name>.json."""
+    for folder in folders:
+        if (folder / SWEEP).is_file():
+            (out / SWEEPS).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / SWEEP, out / SWEEPS / f"{folder.resolve().name}.json")
+            say(f"kept {SWEEPS}/{folder.resolve().name}.json")
 
 
 def finished_runs(paths: Sequence[Path], say: Say) -> list[Path]:

@@ -22,7 +22,7 @@ from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.errors import CracksError, UsageError
 from cracks_jax.experiment import Experiment, apply_settings, load_members, parse_file
 from cracks_jax.launch.board import Board, last_step
-from cracks_jax.launch.job import Job
+from cracks_jax.launch.job import SWEEP, Job
 from cracks_jax.launch.local import check_jobs, find_devices, run_locally
 from cracks_jax.members import with_seeds
 from cracks_jax.pretrained import resolve_weights
@@ -32,7 +32,7 @@ from cracks_jax.surroundings import surroundings
 from cracks_jax.sweep_table import as_csv, as_markdown, trained_of
 from cracks_jax.training_data import test_split
 
-SWEEP, TABLE, LOGS = "sweep.json", "table", "logs"
+TABLE, LOGS = "table", "logs"
 Launcher = Literal["local", "ray", "slurm"]
 
 

@@ -218,3 +218,22 @@ def test_where_nothing_is_finished_there_is_nothing_to_keep(put, tmp_path, monke
         study.finished_runs([tmp_path / "nowhere", tmp_path], print)
     assert _tool(monkeypatch, "keep", tmp_path / "nowhere", "--out", tmp_path / "kept") == 1
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_what_a_sweep_took_is_kept_and_said_without_validations_scores_and_members_that_trained_nothing(put, tmp_path):
+    """100 s of training, 4 of them validating and 2 saving, beside 80 s of steps and 10 s of compiling: 94 / 90."""
+    put("upcracknet_table1", "mae")
+    spent = {"restart": 3.0, "compile": 10.0, "input": 1.0, "step": 80.0, "evaluation": 4.0, "checkpoint": 2.0}
+    done = {"run": "upcracknet_table1-cpu-mae-1", "state": "done", "seconds": {"train": 100.0, "score": 50.0}}
+    members = {
+        "mae": {**done, "spent": spent},
+        "scored again": {**done, "spent": {}},
+        "another form": {**done, "run": "upcracknet_table1-smoke-mae-1", "spent": spent},
+        "stopped": {**done, "state": "stopped", "spent": spent},
+    }
+    folder = tmp_path / "table1"
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"starts": [{"jobs": 1, "members": members}]}))
+    study.keep_sweeps([folder, tmp_path / "records"], tmp_path / "records", print)
+    text = pages.ablations(tmp_path / "records")
+    assert "Swept with 1 at a time: 1 trainings took 94 s" in text and "1.044 times their steps (80 s)" in text

@@ -17,7 +17,16 @@ from cracks_jax import identity
 from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.errors import CracksError
 from cracks_jax.pages import write_tables
-from cracks_jax.study import GEOMETRIES, factorial, finished_runs, keep_runs, load_study, score_floor, score_run
+from cracks_jax.study import (
+    GEOMETRIES,
+    factorial,
+    finished_runs,
+    keep_runs,
+    keep_sweeps,
+    load_study,
+    score_floor,
+    score_run,
+)
 
 
 def main() -> int:
@@ -66,6 +75,7 @@ def main() -> int:
             print(identity.as_markdown(found))
         elif options.kind == "keep":
             keep_runs(finished_runs(options.runs, _note), options.out, say)
+            keep_sweeps(options.runs, options.out, say)
         else:
             factorial(options.run, options.data, options.geometry, options.out, say)
     except CracksError as error:

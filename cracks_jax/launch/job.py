@@ -18,6 +18,8 @@ from cracks_jax.scoring import Request
 from cracks_jax.train import train
 
 SCORES = "scores"
+# What a sweep notes of each of its starts, in its folder.
+SWEEP = "sweep.json"
 Outcome = Literal["done", "failed", "stopped"]
 
 
