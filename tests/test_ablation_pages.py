@@ -192,16 +192,17 @@ def test_keep_copies_records_and_scores_of_finished_runs_and_no_checkpoint(put, 
     (done / "undamaged").mkdir()
     (done / "scores" / "1.json.tmp").write_text("half")
     (tmp_path / "sweep" / "logs").mkdir()
-    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    (tmp_path / "sweep" / "sweep.json").write_text('{"starts": []}')
     out = tmp_path / "kept"
     for words in ([tmp_path / "sweep"], sorted((tmp_path / "sweep").iterdir())):  # a folder of runs, or `sweep/*`
         assert _tool(monkeypatch, "keep", *words, "--out", out) == 0
         printed = capsys.readouterr()
         assert printed.out.splitlines()[0] == f"kept {done.name}"
         assert f"passed over {begun.name}: not finished" in printed.err
-    kept = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert (out / "sweeps" / "sweep.json").read_text() == '{"starts": []}'
+    kept = sorted(str(path.relative_to(out)) for path in out.glob("upcracknet*/**/*") if path.is_file())
     names = ("experiment.json", "metrics.json", "records.jsonl", "scores/0.json")
-    assert kept == ["sweeps/sweep.json", *(f"{done.name}/{name}" for name in names)]
+    assert kept == [f"{done.name}/{name}" for name in names]
     assert all((out / name).read_bytes() == (tmp_path / "sweep" / name).read_bytes() for name in kept)
     assert [row[0] for row in rows(pages.ablations(out))] == ["mae"]
 
