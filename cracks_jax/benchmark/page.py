@@ -18,6 +18,7 @@ quartiles, *ratio* is the best peer's seconds / ours, pair by pair (above 1 we a
 by hand from the layers' shapes (convolutions, 2 operations per multiply-add, taps on padding included, what a step
 needs and no more; `cracks-jax systems` leaves out taps on padding) and as the compiler counts its own program. *Share*
 is the hand count per second over the rate of the machine's best large matrix product, measured in the same process.
+Members at a time and whole sweeps are no part of `all`: their records hold their own commands.
 
 {BEGIN}
 {END}
