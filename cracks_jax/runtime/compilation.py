@@ -4,9 +4,13 @@ jax keeps a program under a digest of the program itself, the compiler's options
 one is never mistaken for a new one, and the folder may be deleted at any time.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,6 +22,8 @@ USER = "user"
 # initialisation and validation of small networks; below this lie dozens of programs of a few operations, which take
 # about as long to read as to compile.
 SHORTEST = 0.1
+# In the folder of programs; empty.
+LOCKS = "locks"
 
 
 def user_folder() -> Path:
@@ -46,6 +52,27 @@ def keep_compiled(place: str | None = USER) -> Path | None:
         jax.config.update("jax_compilation_cache_dir", wanted)
         compilation_cache.reset_cache()  # jax settles on a folder when it first compiles
     return folder
+
+
+@contextlib.contextmanager
+def one_process_at_a_time(program: str) -> Iterator[None]:
+    """While one process compiles a program, others that keep programs in the same folder wait, and then read it.
+
+    Where nothing is kept, or the disk knows no locks, nobody waits; nor do processes that are one computation, which
+    may have to compile together.
+
+    Args:
+      program: tells it from others; where two have one text, one waits in vain, no more.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    with contextlib.ExitStack() as held:
+        if folder and jax.process_count() == 1:
+            with contextlib.suppress(OSError):
+                file = held.enter_context((Path(folder) / LOCKS).open("ab"))
+                # A byte of the file for each program: nothing is left behind, and a process that is killed lets go.
+                byte = int.from_bytes(hashlib.sha256(program.encode()).digest()[:6])
+                fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
+        yield
 
 
 def _writable(place: str) -> Path | None:

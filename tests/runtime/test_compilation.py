@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cracks_jax import cli
-from cracks_jax.runtime.compilation import SHORTEST, USER, keep_compiled, user_folder
+from cracks_jax.runtime.compilation import SHORTEST, USER, keep_compiled, one_process_at_a_time, user_folder
 from cracks_jax.train import train
 from tests import tiny
 from tests.conftest import forget_programs
@@ -98,8 +98,41 @@ def test_the_second_start_of_a_training_reads_every_program(quick_compile, untol
         heard.clear()
         train(tiny.experiment(tmp_path / "cache", steps=1, validate_every=1), tmp_path / run)
         seen.append({name: heard.count(name) for name in ("cache_hits", "cache_misses")})
-    assert seen[0]["cache_misses"] == len(list((tmp_path / "kept").iterdir())) >= 2
+    assert seen[0]["cache_misses"] == len(list((tmp_path / "kept").glob("*-cache"))) >= 2
     assert seen[1]["cache_hits"] >= seen[0]["cache_misses"] and seen[1]["cache_misses"] == 0
+
+
+HOLDS = """
+import sys, time
+import jax
+from cracks_jax.runtime.compilation import one_process_at_a_time
+
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+with one_process_at_a_time("this one"):
+    print("held", flush=True)
+    sys.stdin.readline()
+    time.sleep(0.3)
+    open(sys.argv[1] + "/written", "w").close()
+"""
+
+
+def test_a_process_waits_for_another_that_compiles_the_same_program_and_for_no_other(untold, tmp_path):
+    keep_compiled(str(tmp_path))
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with one_process_at_a_time("another one"):
+        pass
+    assert not (tmp_path / "written").exists() and other.poll() is None
+    other.stdin.write("go on\n")
+    other.stdin.flush()
+    with one_process_at_a_time("this one"):
+        assert (tmp_path / "written").exists()
+    other.communicate()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "nowhere"))
+    with one_process_at_a_time("this one"):  # a folder that is not there
+        pass
 
 
 def test_every_verb_that_compiles_keeps_its_programs_and_a_setting_reaches_training(tmp_path, monkeypatch):
