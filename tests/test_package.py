@@ -33,6 +33,7 @@ RANKS = {
     "study": 12,
     "scaling": 12,
     "search": 13,
+    "search_space": 5,
     "sweep": 13,
     "sweep_table": 12,
     "launch": 11,

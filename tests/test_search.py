@@ -18,7 +18,8 @@ from cracks_jax.errors import CracksError, UsageError, WriteError
 from cracks_jax.experiment import apply_settings, load_file
 from cracks_jax.methods.restoration import Restoration
 from cracks_jax.runtime.stopping import Stopped
-from cracks_jax.search import Axis, parse_space, plan, search
+from cracks_jax.search import plan, search
+from cracks_jax.search_space import Axis, parse_space
 from cracks_jax.watch import NotFinite
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
