@@ -49,6 +49,7 @@ from cracks_jax.runs import (
     open_checkpoints,
 )
 from cracks_jax.runtime.checkpoints import Checkpoints, state_sha256
+from cracks_jax.runtime.compilation import one_process_at_a_time
 from cracks_jax.runtime.parallel import Parallel, check_batch, devices
 from cracks_jax.runtime.profile import profile
 from cracks_jax.runtime.randomness import device_key
@@ -302,11 +303,14 @@ def _note_memory(run: _Run, state: Any) -> None:
 def _compiled(run: _Run, state: Any, placed: Any) -> Callable[..., tuple[Any, Any]]:
     """The step, ready to be taken."""
     experiment, parallel = run.experiment, run.parallel
-    how = parallel.strategy, tuple(parallel.devices), parallel.shard
-    step = program(experiment.method, experiment.training.colour, *how)
+    what = experiment.method, experiment.training.colour, parallel.strategy, tuple(parallel.devices), parallel.shard
+    step, key = program(*what), device_key(experiment.seed, "train", 0)
     say("compiling the first step, or reading it from the cache: up to a minute, longer on a busy machine")
-    key = device_key(experiment.seed, "train", 0)
-    with run.spent.on("compile"), run.stop.at_once("a compilation"):
+    with (
+        run.spent.on("compile"),
+        run.stop.at_once("a compilation"),
+        one_process_at_a_time(f"{what} {jax.tree.map(jax.numpy.shape, placed)}"),
+    ):
         return step.ready(state, placed, hyper(experiment, 1.0), key)
 
 

@@ -26,7 +26,7 @@ def program(method: Any, colour: float, strategy: str, chosen: tuple[jax.Device,
     """One program for every training in this process that differs in numbers alone."""
     parallel = Parallel(strategy, chosen, shard)
     method = dataclasses.replace(method, axis_name=parallel.axis_name)
-    return parallel.program(with_vote(whole_step(method, colour)), f"{method} {colour}")
+    return parallel.program(with_vote(whole_step(method, colour)))
 
 
 def whole_step(method: Any, colour: float) -> Callable[..., tuple[Any, Any]]:

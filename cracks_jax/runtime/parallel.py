@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cracks_jax.errors import UsageError
-from cracks_jax.runtime.compilation import one_process_at_a_time
 
 AXIS = "data"
 # A smaller array is not worth a gathering: half of a megabyte in float32.
@@ -131,9 +130,9 @@ class Parallel:
 
         return run
 
-    def program(self, step: Step, name: str = "") -> "Program":
-        """The same, to be compiled when it is told to; `name` tells it from others, for those who compile it too."""
-        return Program(lambda state: self.jitted(step, state), self._one_copy, f"{name} {self.strategy} {self.shard}")
+    def program(self, step: Step) -> "Program":
+        """The same, to be compiled when it is told to."""
+        return Program(lambda state: self.jitted(step, state), self._one_copy)
 
     def jitted(self, step: Step, state: Any) -> Any:
         """jax's own compiled function of a step, for states of these shapes: it can be traced and lowered."""
@@ -157,8 +156,8 @@ class Program:
     Called with other shapes it raises instead of compiling in silence.
     """
 
-    def __init__(self, wrap: Callable[[Any], Any], one_copy: Callable[[Any], Any], name: str):
-        self._wrap, self._one_copy, self._name = wrap, one_copy, name
+    def __init__(self, wrap: Callable[[Any], Any], one_copy: Callable[[Any], Any]):
+        self._wrap, self._one_copy = wrap, one_copy
         self._wrapped: Any = None
         self._compiled: dict[Any, Any] = {}
 
@@ -178,8 +177,7 @@ class Program:
         leaves, tree = jax.tree.flatten(arguments)
         like = tree, tuple((np.shape(leaf), np.dtype(leaf.dtype) if not _is_key(leaf) else "key") for leaf in leaves)
         if like not in self._compiled:
-            with one_process_at_a_time(f"{self._name} {like[1]}"):
-                self._compiled[like] = self._wrap(state).lower(*arguments).compile()
+            self._compiled[like] = self._wrap(state).lower(*arguments).compile()
         compiled = self._compiled[like]
 
         def step(state: Any, batch: Any, hyper: Any, key: Any) -> tuple[Any, Any]:
