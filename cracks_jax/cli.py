@@ -221,8 +221,10 @@ def _sweep(options: argparse.Namespace) -> int:
         tests=options.data,
         detection={name: value for name, value in detection.items() if value is not None},
     )
+    if options.submit and options.launcher != "slurm":
+        raise UsageError("--submit hands a script to Slurm: give --launcher slurm too, or leave --submit out")
     if options.dry_run:
-        _print_lines(show(found))
+        _print_lines(show(found, options.jobs, options.launcher))
         return 0
     if options.launcher == "slurm":
         from cracks_jax.launch.slurm import array

@@ -107,7 +107,7 @@ def _value(text: str, base: Experiment, path: str, value: str) -> Any:
     try:
         node: Any = apply_settings(base, [f"{path}={value}"])
     except UsageError as error:
-        raise UsageError(f"--space {text}: {error}") from error
+        raise UsageError(f"--space {text}: {str(error).removeprefix('--set ')}") from error
     for name in path.split("."):
         node = node[name] if isinstance(node, Mapping) else getattr(node, name)
     return node

@@ -118,8 +118,8 @@ def _check_ids(jobs: Sequence[Job]) -> None:
         seen[job.folder] = job.id
 
 
-def show(found: Plan) -> str:
-    """What a sweep would do: each member's state, steps and run directory, and how many programs they share."""
+def show(found: Plan, jobs: int | None = None, launcher: Launcher = "local") -> str:
+    """What a sweep would do: each member's state, steps and run directory, the programs they share, and where."""
     lines = [f"{'member':32} {'state':22} {'steps':>8}  run directory"]
     for job in found.jobs:
         step = last_step(job.folder / RECORDS)
@@ -129,6 +129,11 @@ def show(found: Plan) -> str:
     programs = {_program(job.experiment) for job in found.jobs}
     lines.append(f"{len(found.missing)} of {len(found.jobs)} members to do; {len(programs)} compiled training program"
                  f"{'s' * (len(programs) > 1)}")  # fmt: skip
+    if launcher == "local" and found.missing:
+        at_once = min(check_jobs(jobs, find_devices()), len(found.missing))
+        lines.append(f"on this machine, {at_once} at a time")
+    elif found.missing:
+        lines.append({"ray": "on a Ray cluster", "slurm": "as tasks of a Slurm array"}[launcher])
     return "\n".join(lines)
 
 
@@ -164,6 +169,8 @@ def sweep(found: Plan, *, jobs: int | None = None, launcher: Launcher = "local")
     with alone_in(found.out, "is writing this table"):  # tasks of one array end at the same time
         runs = [run for job in found.table if (run := trained_of(job)) is not None]
         table = as_markdown(runs)
+        if runs and len(runs) < len(found.table):
+            table += f"\n\n{len(runs)} of {len(found.table)} members are trained."
         write_text(found.out / f"{TABLE}.csv", as_csv(runs))
         write_text(found.out / f"{TABLE}.md", table + "\n")
         _note(found, started, time.monotonic() - began, jobs, launcher, outcomes)

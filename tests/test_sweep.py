@@ -197,9 +197,13 @@ def test_a_process_sees_its_share_of_the_devices(monkeypatch):
     shares = [local.cores(n, 2) for n in (0, 1)]
     assert not shares[0] & shares[1] or len(os.sched_getaffinity(0)) < 2
     assert local.cores(3, 10_000) == os.sched_getaffinity(0)
-    with pytest.raises(UsageError, match="--jobs 5: this machine has 4 devices; give 1 to 4"):
+    with pytest.raises(UsageError, match="--jobs 5: each member at a time needs one of the 4 devices here"):
         local.check_jobs(5, gpu)
     assert local.check_jobs(None, gpu) == 4 and local.check_jobs(5, cpu) == 5
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(UsageError, match="--jobs 0: each member at a time needs one of the 2 cores here; give 1"):
+        local.check_jobs(0, local.Devices("cpu", 1))
+    assert local.check_jobs(2, local.Devices("cpu", 1)) == 2
 
 
 # --- killed, stopped

@@ -32,6 +32,9 @@ def join(group: Group) -> None:
     """
     group.check()
     began, seconds = time.monotonic(), group.wait
+    if group.coordinator != AUTO:
+        others = f"process 0 of {group.count}" if group.index else f"{group.count} processes"
+        _say(f"waiting for {others} to come to {group.coordinator}, {seconds:.0f} s at most")
     if group.coordinator != AUTO and group.index:
         _reach(group.coordinator, seconds)
     where = () if group.coordinator == AUTO else (group.coordinator, group.count, group.index)
@@ -51,6 +54,11 @@ def join(group: Group) -> None:
     waiting.start()
     while waiting.is_alive() and time.monotonic() - began < seconds:
         waiting.join(0.2)
+    if failed and group.coordinator == AUTO and "should be defined" in str(failed[0]):
+        raise CracksError(
+            "--coordinator auto: no job of Slurm, Kubernetes, Cloud TPU or MPI is found here; start the processes by "
+            "one of these, or give --coordinator HOST:PORT --processes N --process I"
+        ) from failed[0]
     if failed:
         raise CracksError(
             f"--coordinator {group.coordinator}: the processes cannot join ({_first_line(failed[0])}); give "

@@ -56,12 +56,15 @@ def check_jobs(jobs: int | None, devices: Devices) -> int:
     """How many members at a time: one for each device, or as many as were asked for.
 
     Raises:
-      UsageError: more than there are accelerators.
+      UsageError: more than there are accelerators, or cores.
     """
     if jobs is None:
         return devices.count
-    if jobs < 1 or (devices.platform != "cpu" and jobs > devices.count):
-        raise UsageError(f"--jobs {jobs}: this machine has {devices.count} devices; give 1 to {devices.count}")
+    # A processor's cores can be divided.
+    most = max(devices.count, len(os.sched_getaffinity(0))) if devices.platform == "cpu" else devices.count
+    if not 1 <= jobs <= most:
+        what = "cores" if devices.platform == "cpu" and most > devices.count else "devices"
+        raise UsageError(f"--jobs {jobs}: each member at a time needs one of the {most} {what} here; give 1 to {most}")
     return jobs
 
 

@@ -128,6 +128,8 @@ def _cluster(ray: Any) -> Iterator[None]:
         except ConnectionError as error:
             if address not in ("auto", "local"):
                 raise _no_cluster(address, error) from error
+            print("no Ray cluster is named by RAY_ADDRESS or runs here: one of this machine alone is started",
+                  file=sys.stderr, flush=True)  # fmt: skip
             ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         yield
     finally:
