@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", action="extend", nargs="+", default=[])
+    parser.add_argument("--set", action="extend", nargs="*", default=[])
     parser.add_argument("--compile", action="store_true")
     return parser
 
