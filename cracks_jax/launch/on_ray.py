@@ -121,19 +121,24 @@ def _cluster(ray: Any) -> Iterator[None]:
     _check(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
     try:
-        try:
-            if address == "local":
-                raise ConnectionError
-            ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            if address not in ("auto", "local"):
-                raise _no_cluster(address, error) from error
-            print("no Ray cluster is named by RAY_ADDRESS or runs here: one of this machine alone is started",
-                  file=sys.stderr, flush=True)  # fmt: skip
+        if address == "local" or not _joined(ray, address, quiet):
             ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         yield
     finally:
         ray.shutdown()
+
+
+def _joined(ray: Any, address: str, quiet: dict[str, Any]) -> bool:
+    """Whether there was a cluster to connect with; where one was named there has to be."""
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        if address != "auto":
+            raise _no_cluster(address, error) from error
+        print("no Ray cluster is named by RAY_ADDRESS or runs here: one of this machine alone is started",
+              file=sys.stderr, flush=True)  # fmt: skip
+        return False
+    return True
 
 
 def _check(address: str) -> None:
