@@ -7,6 +7,7 @@ of the error on undamaged windows: both are fixed before the images to be scored
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -75,6 +76,7 @@ class Thresholds:
         if rule.kind == "validation" and labelled is None:
             raise UsageError("--rule validation needs labelled images; name a data set with --calibration")
         self._labelled, self._undamaged = labelled, undamaged
+        self._finding = Lock()
 
     def at(self, score: Float[np.ndarray, "h w"]) -> float:
         """The threshold for this map: crack = score > threshold."""
@@ -85,16 +87,17 @@ class Thresholds:
         if self.rule.kind == "value":
             assert self.rule.value is not None
             return self.rule.value
-        if self.rule.kind == "validation":
-            name = "all sizes"
-            if name not in self.found:
-                self.found[name] = self._best_on_labelled()
-        else:
-            # Batch statistics depend on what a window holds, so the quantile is taken at the size that is scored.
-            name = f"{score.shape[1]}x{score.shape[0]}"
-            if name not in self.found:
-                self.found[name] = self._undamaged_quantile((score.shape[0], score.shape[1]))
-        return self.found[name]
+        with self._finding:  # threads that ask at once wait for the one that scores the calibration images
+            if self.rule.kind == "validation":
+                name = "all sizes"
+                if name not in self.found:
+                    self.found[name] = self._best_on_labelled()
+            else:
+                # Batch statistics depend on what a window holds, so the quantile is taken at the size that is scored.
+                name = f"{score.shape[1]}x{score.shape[0]}"
+                if name not in self.found:
+                    self.found[name] = self._undamaged_quantile((score.shape[0], score.shape[1]))
+            return self.found[name]
 
     def mask(self, score: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         return score > self.at(score)

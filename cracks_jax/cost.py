@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,21 +24,31 @@ def size(method: Any, how: Detection, side: int = SIDE) -> dict[str, Any]:
     """`parameters` (trainable) and `gflop` to score one image of side x side (2 operations per multiply-add).
 
     Counted from the traced program as detection runs it (`hidden` restores six times), taps on padding left out; no
-    weights are drawn and nothing is computed. A method without a network has 0 parameters, and None for operations.
+    weights are drawn and nothing is computed. A method without a network has 0 parameters. Operations are None there,
+    and where JAX_PLATFORMS leaves jax without its processor, which alone can count them.
     """
     if not hasattr(method, "selection"):
         return {"parameters": 0, f"gflop_{side}": None}
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     key = device_key(0, "systems", 0)
     state = jax.eval_shape(lambda k: method.init(k, {"image": image}), key)
-    score = jax.jit(lambda s, x: method.score(s, x, key, how))
-    # In an accelerator's form, which has the published operations: a processor's saves multiplications.
-    lowered = score.trace(state, image).lower(lowering_platforms=("tpu",))
     networks = [state[part]["params"] for part in _NETWORKS if part in state]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(networks))
-    counted = lowered.cost_analysis()
-    assert counted is not None
-    return {"parameters": parameters, f"gflop_{side}": round(counted["flops"] / 1e9, 2)}
+    operations = _operations(lambda s, x, k: method.score(s, x, k, how), state, image, key)
+    return {"parameters": parameters, f"gflop_{side}": None if operations is None else round(operations / 1e9, 2)}
+
+
+def _operations(score: Callable[..., jax.Array], *arguments: Any) -> float | None:
+    """Of a function of such arrays."""
+    try:
+        # An accelerator's own part of jax does not count what is not compiled.
+        processor = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return None
+    there = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=processor), arguments)
+    # In an accelerator's form, which has the published operations: a processor's saves multiplications.
+    counted = jax.jit(score).trace(*there).lower(lowering_platforms=("tpu",)).cost_analysis()
+    return None if counted is None else counted["flops"]
 
 
 class Stopwatch:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -12,13 +13,21 @@ from cracks_jax.cost import Stopwatch, size
 from cracks_jax.data.datasets import Dataset, Record
 from cracks_jax.data.images import read_image, read_mask
 from cracks_jax.errors import CracksError, shown
+from cracks_jax.methods.detection import Detection
 from cracks_jax.metrics.counts import Counts
 from cracks_jax.metrics.curve import Curve
 from cracks_jax.metrics.definitions import METRICS
 from cracks_jax.metrics.tally import LEFT_OUT, Tally, decision_sums, score_sums
 from cracks_jax.metrics.uncertainty import summary
 from cracks_jax.predict import in_geometry, mask_in_geometry, smooth
+from cracks_jax.runtime.overlap import Behind, ahead
 from cracks_jax.scoring import Scoring
+from cracks_jax.surroundings import cores
+
+# Bytes of images that are decoded ahead, and as many again that wait for their filter and their counts.
+WAITING = 2**26
+# Of an image, by rule: its threshold and what it adds.
+_Found = list[tuple[float, dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -54,27 +63,51 @@ def judge(dataset: Dataset, scorings: Sequence[Scoring], crack_free: str = LEFT_
     tallies: list[Tally] = [Tally() for _ in scorings]
     images: list[list[dict[str, Any]]] = [[] for _ in scorings]
     watch = Stopwatch()
-    for record in tqdm(dataset.records, desc="scoring", unit="image", file=sys.stderr, mininterval=_interval()):
-        with watch.part("reading"):
-            image, mask = _pair(record)
-            image, mask = in_geometry(image, scorer.how), mask_in_geometry(mask, scorer.how)
-        with watch.part("network", image.shape):
-            raw = scorer.raw(image)
+
+    def finish(stem: str, raw: np.ndarray, mask: np.ndarray) -> tuple[str, _Found]:
         with watch.part("filter"):
             score = smooth(raw, scorer.how)
         thresholds = [scoring.thresholds.at(score) for scoring in scorings]
         with watch.part("metrics"):
             of_score = score_sums(score, mask, crack_free)
-            for threshold, tally, listed in zip(thresholds, tallies, images, strict=True):
-                of_rule = decision_sums(score > threshold, mask, crack_free)
-                tally.add(record.stem, of_score | of_rule)
-                listed.append(_of_image(record.stem, threshold, of_rule["rule"]))
+            return stem, [(t, of_score | decision_sums(score > t, mask, crack_free)) for t in thresholds]
+
+    def add(finished: tuple[str, _Found]) -> None:
+        stem, found = finished
+        for (threshold, sums), tally, listed in zip(found, tallies, images, strict=True):
+            tally.add(stem, sums)
+            listed.append(_of_image(stem, threshold, sums["rule"]))
+        bar.update()
+
+    with (
+        tqdm(total=len(dataset), desc="scoring", unit="image", file=sys.stderr, mininterval=_interval()) as bar,
+        ahead(_pairs(dataset, scorer.how, watch), lambda one: one[1].size, WAITING) as read,
+        Behind(_helpers(), WAITING, add) as behind,
+    ):
+        for stem, image, mask in read:
+            with watch.part("network", image.shape):
+                raw = scorer.raw(image)
+            behind.give(image.size, finish, stem, raw, mask)
     about = {"data": dataset.label, "data_digest": dataset.digest()}
     cost = watch.cost() | size(scorer.method, scorer.how)
     return [
         Judged(_metrics(scoring, tally, crack_free) | about | scoring.names | {"cost": cost}, listed, _curve(tally))
         for scoring, tally, listed in zip(scorings, tallies, images, strict=True)
     ]
+
+
+def _pairs(dataset: Dataset, how: Detection, watch: Stopwatch) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Stem, image and mask of each record, in the geometry of detection."""
+    for record in dataset.records:
+        with watch.part("reading"):
+            image, mask = _pair(record)
+            both = in_geometry(image, how), mask_in_geometry(mask, how)
+        yield record.stem, *both
+
+
+def _helpers() -> int:
+    """Threads that filter and count while the network goes on; none where the network has all cores already."""
+    return 0 if jax.default_backend() == "cpu" else cores()
 
 
 def _metrics(scoring: Scoring, tally: Tally, crack_free: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What an accuracy costs: counts of the published sizes, and a watch that leaves compiling out."""
 
+import jax
 import pytest
 
 from cracks_jax import cost
@@ -27,6 +28,33 @@ def test_operations_grow_with_the_pixels():
     how = default_detection(method)
     small, large = cost.size(method, how, 128)["gflop_128"], cost.size(method, how, 256)["gflop_256"]
     assert large / small == pytest.approx(4, rel=0.1)
+
+
+def test_the_processor_counts_whatever_the_default_device_is(monkeypatch):
+    """An accelerator's part of jax counts nothing: the arguments must not be on it, nor what the function holds."""
+    method, how = Restoration(base=4, depth=5, discriminator_base=4), DETECTION_PRESETS["hidden"]
+    expected = cost.size.__wrapped__(method, how, 64)
+    asked = []
+    processors = jax.local_devices
+
+    def local_devices(backend=None):
+        asked.append(backend)
+        return processors(backend=backend)
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    with jax.default_device(processors(backend="cpu")[-1]):
+        assert cost.size.__wrapped__(method, how, 64) == expected
+    assert asked == ["cpu"]
+
+
+def test_without_a_processor_of_jaxs_operations_are_unknown(monkeypatch):
+    def none_left(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", none_left)
+    method = Restoration(base=4, depth=5, discriminator_base=4)
+    found = cost.size.__wrapped__(method, DETECTION_PRESETS["default"], 64)
+    assert found["gflop_64"] is None and found["parameters"] > 0
 
 
 def test_the_watch_leaves_out_the_first_call_of_each_shape(monkeypatch):

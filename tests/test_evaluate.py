@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from sklearn import metrics as sk
 
-from cracks_jax import scoring
+from cracks_jax import predict, scoring
 from cracks_jax.data.images import read_image, read_mask
 from tests.tiny import quick_compile, short_trunk  # noqa: F401
 from tests.tiny_runs import command, contents, pavements, runs
@@ -96,6 +97,26 @@ def test_the_undamaged_quantile_of_a_named_folder_is_numpys():
     errors = np.concatenate([floor(read_image(path)).ravel() for path in (windows / "images").iterdir()])
     assert found["rule"] == "undamaged:0.9"
     assert found["thresholds"] == {"64x48": pytest.approx(np.quantile(errors, 0.9, method="inverted_cdf"), rel=1e-4)}
+
+
+@pytest.mark.parametrize("rule", ["otsu", "undamaged:0.9", "validation"])
+def test_threads_that_filter_and_count_behind_the_network_change_no_number(monkeypatch, rule):
+    """As beside an accelerator; rules that calibrate do it once, whichever thread comes first."""
+    calibration = ["--calibration", f"{pavements()}:{'undamaged' if rule[0] == 'u' else 'train'}"] * (rule != "otsu")
+    words = (*FLOOR, "--data", f"{pavements()}:test", "--rule", rule, *calibration)
+    alone = evaluate(*words).json
+    used = set()
+
+    def smooth(raw, how):
+        used.add(threading.get_ident())
+        return predict.smooth(raw, how)
+
+    monkeypatch.setattr("cracks_jax.evaluate.smooth", smooth)
+    monkeypatch.setattr("cracks_jax.evaluate._helpers", lambda: 3)
+    together = evaluate(*words).json
+    assert used and threading.get_ident() not in used
+    del alone["cost"], together["cost"]
+    assert together == alone
 
 
 def test_resize256_shrinks_images_bilinearly_and_masks_by_nearest_neighbour():

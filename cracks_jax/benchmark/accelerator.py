@@ -70,6 +70,7 @@ class Sizes:
         "tests/ops/test_convolution.py",
         "tests/ops/test_resize.py",
         "tests/ops/test_colour.py",
+        "tests/test_cost.py",
         "tests/methods/test_compute_dtype.py",
         # One accelerator: forms over several devices are other machines' business.
         "tests/runtime/test_parallel.py::test_every_array_and_loss_equals_one_devices[restoration-jit-1]",

@@ -6,7 +6,7 @@ however heavy it is.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
@@ -76,6 +76,13 @@ class _Reader(Generic[Item]):
             self._changed.notify_all()
 
 
+class _AtOnce(Executor):
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments, **named))
+        return done
+
+
 class Behind:
     """Finishes work in threads and hands the results on, in the order of the work, in the thread that gave it.
 
@@ -83,13 +90,13 @@ class Behind:
     itself fails, what comes after is dropped.
 
     Args:
-      threads: how many work at a time.
+      threads: how many work at a time; 0: the giving thread itself does, at once.
       limit: what is given and not handed on weighs no more than this, or is one item.
       hand_on: takes each result.
     """
 
     def __init__(self, threads: int, limit: int, hand_on: Callable[[Any], None]):
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
+        self._pool: Executor = ThreadPoolExecutor(threads, thread_name_prefix="writer") if threads else _AtOnce()
         self._limit, self._hand_on = limit, hand_on
         self._given: deque[tuple[Future[Any], int]] = deque()
         self._failed = False

@@ -86,6 +86,15 @@ def test_results_are_handed_on_in_order_and_no_more_than_the_limit_waits():
     assert results == list(range(20))
 
 
+def test_without_threads_the_giving_one_works_at_once():
+    results, workers = [], []
+    with Behind(0, 9, results.append) as behind:
+        for number in range(3):
+            behind.give(1, lambda n: workers.append(threading.get_ident()) or n, number)
+            assert len(workers) == number + 1
+    assert results == [0, 1, 2] and set(workers) == {threading.get_ident()}
+
+
 def test_what_was_given_is_finished_when_the_block_is_interrupted():
     results = []
     with pytest.raises(KeyboardInterrupt), Behind(1, 9, results.append) as behind:
