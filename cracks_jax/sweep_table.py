@@ -144,7 +144,7 @@ def _table(runs: Sequence[Trained], way: Way | None) -> str:
     metric = first.method.selection[0]
     head = ["member", "seeds", *(f"{name_of(key)} %" for key in keys)] if way else ["member", "seeds"]
     head += [f"paper's {name_of(key)}" for key in keys] if found and way else []
-    head += [metric.replace("_", " "), "parameters", "GFLOP", "minutes"]
+    head += [metric.replace("_", " "), "steps, best", "parameters", "GFLOP", "minutes"]
     rows = []
     for name, group in members.items():
         # What was not scored in this way has no part in its means.
@@ -155,15 +155,20 @@ def _table(runs: Sequence[Trained], way: Way | None) -> str:
         cost = _cost(here or group, way)
         row += [
             spread([run.metrics[f"best_{metric}"] for run in here or group], 1, 4),
+            ", ".join(dict.fromkeys(f"{run.metrics['step']:,}, {run.metrics['best_step']:,}" for run in here or group)),
             f"{cost['parameters']:,}",
             f"{cost['gflop_256']:.1f}",
             spread([run.seconds / 60 for run in here or group], 1, 1),
         ]
         rows.append(row)
     title = "Not scored" if way is None else f"{way[0]}, {way[1]}, detection {way[2]}, rule {way[3]}"
-    devices = ", ".join(sorted({run.device for run in runs}))
+    devices = ", ".join(sorted({f"{run.device}, {_arithmetic(run.experiment)}" for run in runs}))
     paper_words = "" if found is None else f"; paper: Table {found[0].number}, on {found[0].test}"
     return f"{title}; {first.name}:{first.form} on {first.data.name}; {devices}{paper_words}\n\n{aligned(head, rows)}"
+
+
+def _arithmetic(experiment: Experiment) -> str:
+    return f"{experiment.method.dtype} (matmul precision {experiment.matmul_precision})"
 
 
 def _cost(runs: Sequence[Trained], way: Way | None) -> dict[str, Any]:

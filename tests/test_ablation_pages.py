@@ -79,7 +79,7 @@ def test_a_member_stands_with_its_spread_over_seeds_beside_its_printed_row(put, 
     mae, every_loss = rows(text)
     ours = ["55.0 ± 7.1"] * 5
     assert mae[:12] == ["mae", "0,1", *ours, "60.03", "29.39", "89.70", "39.46", "24.58"]
-    assert mae[12:] == ["0.7500 ± 0.0000", "1,234,567", "8.2", "1.5 ± 0.0"]
+    assert mae[12:] == ["0.7500 ± 0.0000", "4, 2", "1,234,567", "8.2", "1.5 ± 0.0"]
     assert every_loss[:7] == ["all", "0", *["90.0"] * 5] and every_loss[10] == "61.81"
 
 

@@ -3,14 +3,12 @@
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
 
 from cracks_jax.benchmark import members, page, sweeps
 from cracks_jax.benchmark.job import Job
 from cracks_jax.errors import UsageError
-from tests.reference.parity import assert_parity
 from tests.tiny import quick_compile  # noqa: F401
 
 JOB = Job("members", "upcracknet", batch=2, size=32, narrow=16, repeats=2, warmup=1)
@@ -69,34 +67,3 @@ def test_a_whole_sweep_is_timed_beside_the_same_members_by_optuna_and_pytorch(tm
     assert record["ratio"] == pytest.approx(theirs["seconds"] / record["seconds"])
     text = page.lines(json.loads(json.dumps(record)))
     assert "two.py:smoke" in text and "optuna_eager" in text
-
-
-def test_squeezenets_twin_is_the_network_that_the_style_loss_uses(rng):
-    torch = pytest.importorskip("torch")
-    from cracks_jax.networks.backbones.squeezenet import FEATURES, SqueezeNetFeatures
-    from tests.reference.squeezenet_torch import SqueezeNet
-
-    torch.manual_seed(0)
-    twin = SqueezeNet().eval()
-    image = rng.standard_normal((1, 39, 61, 3), dtype=np.float32)
-    convs = {"conv0": twin.stem}
-    for number, fire in enumerate(twin.fires, 2):
-        convs |= {f"fire{number}/{n}": getattr(fire, n) for n in ("squeeze", "expand1x1", "expand3x3")}
-    params = _nested({n: {"kernel": c.weight.detach().numpy().transpose(2, 3, 1, 0), "bias": c.bias.detach().numpy()}
-                      for n, c in convs.items()})  # fmt: skip
-    ours = jax.jit(SqueezeNetFeatures().apply)({"params": params}, image)
-    with torch.no_grad():
-        theirs = twin(torch.from_numpy(image.transpose(0, 3, 1, 2)))
-    for name, features in zip(FEATURES, theirs, strict=True):
-        assert_parity(ours[name], features.numpy().transpose(0, 2, 3, 1))
-
-
-def _nested(flat):
-    nested = {}
-    for path, value in flat.items():
-        room = nested
-        *rooms, last = path.split("/")
-        for name in rooms:
-            room = room.setdefault(name, {})
-        room[last] = value
-    return nested

@@ -15,12 +15,6 @@ from tests.reference.parity import assert_parity
 
 KEY = jax.random.key(0)
 
-# SqueezeNet 1.1's fires: (inputs, squeeze, expand) from the published table.
-FIRES = (
-    *((64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)),
-    *((256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)),
-)
-
 
 def _image(rng, h, w):
     return rng.standard_normal((2, h, w, 3), dtype=np.float32)
@@ -28,6 +22,8 @@ def _image(rng, h, w):
 
 def _squeezenet_tensors(rng):
     """Drawn weights under the names of the file, in PyTorch's layout; activations keep their size."""
+    from tests.reference.squeezenet_torch import FIRES
+
     shapes = [(64, 3, 3, 3)]
     for inputs, squeeze, expand in FIRES:
         shapes += [(squeeze, inputs, 1, 1), (expand, squeeze, 1, 1), (expand, squeeze, 3, 3)]
@@ -40,26 +36,18 @@ def _squeezenet_tensors(rng):
 
 
 def _squeezenet_torch(torch, tensors, image):
-    """The published network, function by function."""
-    functional = torch.nn.functional
+    """The twin with these weights, and the file's last convolution behind it."""
+    from tests.reference.squeezenet_torch import FEATURES, SqueezeNet
 
-    def conv(x, i, **settings):
-        weight, bias = (torch.tensor(tensors[f"squeezenet0_conv{i}_{part}"]) for part in ("weight", "bias"))
-        return torch.relu(functional.conv2d(x, weight, bias, **settings))
-
-    def pool(x):
-        return functional.max_pool2d(x, 3, 2, ceil_mode=True)
-
-    x = pool(conv(torch.tensor(image.transpose(0, 3, 1, 2)), 0, stride=2))
-    outputs = {}
-    for fire in range(2, 10):
-        i = 3 * (fire - 2) + 1
-        x = conv(x, i)
-        x = torch.cat([conv(x, i + 1), conv(x, i + 2, padding=1)], 1)
-        outputs[f"fire{fire}"] = x
-        if fire in (3, 5):
-            x = pool(x)
-    outputs["conv25"] = conv(x, 25)
+    twin = SqueezeNet()
+    parts = ("weight", "bias")
+    named = [{part: torch.tensor(tensors[f"squeezenet0_conv{i}_{part}"]) for part in parts} for i in range(26)]
+    for conv, weights in zip((m for m in twin.modules() if isinstance(m, torch.nn.Conv2d)), named[:-1], strict=True):
+        conv.load_state_dict(weights)
+    with torch.no_grad():
+        maps = twin(torch.tensor(image.transpose(0, 3, 1, 2)))
+        outputs = {f"fire{number}": found for number, found in zip(FEATURES, maps, strict=True)}
+        outputs["conv25"] = torch.relu(torch.nn.functional.conv2d(maps[-1], **named[-1]))
     return {name: output.numpy().transpose(0, 2, 3, 1) for name, output in outputs.items()}
 
 
