@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +81,23 @@ def adopt(experiment: Experiment, state: Any, say: Callable[[str], None]) -> tup
 
 def initial_state(experiment: Experiment, say: Callable[[str], None]) -> tuple[Any, list[str]]:
     """The method's fresh state with pretrained arrays in place, and the names of what was loaded."""
-    state = jax.jit(_init(experiment))(device_key(experiment.seed, "init", 0))
+    state = _init(experiment.method, experiment.data.pipeline.crop)(device_key(experiment.seed, "init", 0))
     return adopt(experiment, state, say)
 
 
 def state_like(experiment: Experiment) -> Any:
     """Shapes and dtypes of the state, on one device; nothing is computed."""
-    like = jax.eval_shape(_init(experiment), device_key(experiment.seed, "init", 0))
+    init = _init(experiment.method, experiment.data.pipeline.crop)
+    like = init.eval_shape(device_key(experiment.seed, "init", 0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
 
 
-def _init(experiment: Experiment) -> Callable[[jax.Array], Any]:
-    side = experiment.data.pipeline.crop
+@lru_cache(maxsize=8)
+def _init(method: Any, side: int) -> Any:
+    """Key -> fresh state; traced and compiled once in a process, however many trainings begin or are scored there."""
     shape = {"image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)}
-    return lambda key: experiment.method.init(key, shape)
+    return jax.jit(lambda key: method.init(key, shape))
 
 
 def weights_digests(experiment: Experiment) -> dict[str, str]:
