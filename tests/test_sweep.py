@@ -198,12 +198,27 @@ def test_a_process_sees_its_share_of_the_devices(monkeypatch):
     assert not shares[0] & shares[1] or len(os.sched_getaffinity(0)) < 2
     assert local.cores(3, 10_000) == os.sched_getaffinity(0)
     with pytest.raises(UsageError, match="--jobs 5: each member at a time needs one of the 4 devices here"):
-        local.check_jobs(5, gpu)
+        local.check_jobs(5, local.Devices("tpu", 4))
     assert local.check_jobs(None, gpu) == 4 and local.check_jobs(5, cpu) == 5
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with pytest.raises(UsageError, match="--jobs 0: each member at a time needs one of the 2 cores here; give 1"):
         local.check_jobs(0, local.Devices("cpu", 1))
     assert local.check_jobs(2, local.Devices("cpu", 1)) == 2
+
+
+def test_members_share_a_gpu_and_its_memory_where_more_are_asked_for_than_there_are(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    gpus = local.Devices("gpu", 2)
+    shares = [local.environment(n, 3, gpus) for n in range(3)]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["5", "7", "5"]
+    assert {share["XLA_PYTHON_CLIENT_MEM_FRACTION"] for share in shares} == {"0.450"}
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in local.environment(1, 2, gpus)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.2")
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in local.environment(0, 3, gpus)  # the user's own is passed on
+    assert local.check_jobs(8, gpus) == 8 and local.check_jobs(None, gpus) == 2
+    with pytest.raises(UsageError, match="a share of one of the 2 GPUs here, 4 of each; give 1 to 8"):
+        local.check_jobs(9, gpus)
 
 
 # --- killed, stopped
