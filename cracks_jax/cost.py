@@ -73,7 +73,8 @@ class Stopwatch:
         """What an image took on this device, in the mean.
 
         `images_per_second`: from an image in memory to its filtered score map, one at a time; None where every call of
-        the network compiled. `seconds_per_image`: by part (`reading` decodes image and mask, `metrics` counts).
+        the network compiled. `seconds_per_image`: by part (`reading` decodes image and mask, `metrics` counts);
+        other images are read, and beside an accelerator filtered, meanwhile: the sum of the parts is not the time.
         `peak_memory_mib`: of this process so far, data and compilation included; on an accelerator also the device's.
         """
         means = {part: sum(taken) / len(taken) if taken else None for part, taken in self._seconds.items()}

@@ -325,7 +325,8 @@ def _in_short(name: str, form: str, runs: Sequence[Trained]) -> str:
         for member, group in by_member(runs).items()
     ]  # fmt: skip
     head = ("member", "seeds", *(", ".join(way) for way in asked), f"paper, {tables()[ABLATIONS[name][:2]].test}")
-    trained = f"`{name}.py:{form}`, trained on {runs[0].experiment.data.name}"
+    steps = " or ".join(dict.fromkeys(f"{run.metrics['step']:,}" for run in runs))
+    trained = f"`{name}.py:{form}`, {steps} steps on {runs[0].experiment.data.name}"
     return f"**{_printed_as(name)}**: {name_of(key)} in percent; {trained}\n\n{aligned(head, rows)}"
 
 

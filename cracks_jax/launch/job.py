@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cracks_jax.data.datasets import open_dataset, parse_spec
 from cracks_jax.experiment import Experiment
 from cracks_jax.runs import METRICS
+from cracks_jax.runtime.memory import give_back_freed_memory
 from cracks_jax.runtime.records import read_json
 from cracks_jax.scores import file_name, keep_scores
 from cracks_jax.scoring import Request
@@ -69,10 +70,14 @@ def do(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
       Stopped: a signal came; the same job goes on from its last checkpoint.
     """
     began = time.monotonic()
-    if not job.trained:
-        train(job.experiment, job.folder)
-    trained = time.monotonic()
-    for spec in job.missing_scores:
-        dataset = open_dataset(*parse_spec(spec), need_masks=True)
-        keep_scores(job.request, (job.request.rule,), dataset, spec, job.folder / SCORES, say)
+    try:
+        if not job.trained:
+            train(job.experiment, job.folder)
+            give_back_freed_memory()
+        trained = time.monotonic()
+        for spec in job.missing_scores:
+            dataset = open_dataset(*parse_spec(spec), need_masks=True)
+            keep_scores(job.request, (job.request.rule,), dataset, spec, job.folder / SCORES, say)
+    finally:
+        give_back_freed_memory()
     return {"train": round(trained - began, 2), "score": round(time.monotonic() - trained, 2)}

@@ -1,4 +1,4 @@
-"""How the process keeps its memory: a processor's programs ask for the same large buffers at every step."""
+"""How the process keeps its memory, as each step of a processor's programs asks for the same large buffers; and lets go."""
 
 import ctypes
 import os
@@ -32,3 +32,13 @@ def keep_freed_memory() -> bool:
             sys.modules["jax"].config.update(_ASYNCHRONOUS, False)
     settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: _TOP_PAD_BYTES}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def give_back_freed_memory() -> bool:
+    """Gives every freed page back to the system, kept ones too; says whether it could.
+
+    Between two trainings of one process: what one has freed lies in pieces that the next one's larger buffers do not
+    fit into, so that the process would grow with each (on an H100's host by 0.7 to 1.5 GB a member of a sweep).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    return trim is not None and trim(0) == 1
