@@ -1,4 +1,4 @@
-"""How the process keeps its memory, as each step of a processor's programs asks for the same large buffers; and lets go."""
+"""How the process keeps memory, as each step of a processor's programs wants the same large buffers, and lets go of it."""
 
 import ctypes
 import os
