@@ -1,4 +1,4 @@
-"""How the process keeps memory, as each step of a processor's programs wants the same large buffers, and lets go of it."""
+"""How a process keeps its memory, whose steps ask for the same large buffers again and again, and how it lets go."""
 
 import ctypes
 import os
