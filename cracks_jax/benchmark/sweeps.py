@@ -23,7 +23,8 @@ from cracks_jax.runtime.records import read_json
 from cracks_jax.surroundings import cores, surroundings
 from cracks_jax.sweep import plan, sweep
 
-_CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Where each side would find what an earlier sweep has compiled.
+_CACHE, _PEERS_CACHE = "JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
 
 def measure_sweep(
@@ -45,7 +46,8 @@ def measure_sweep(
         found = {}
         for name, words in peers.items():
             say(f"{spec}: {name}")
-            found[name] = _theirs([*words, spec, "--out", str(folder / name), "--set", *settings])
+            command = [*words, spec, "--out", str(folder / name), "--set", *settings]
+            found[name] = _theirs(command, folder / f"compiled-{name}")
     best = min(found, key=lambda name: found[name]["seconds"], default=None)
     around = surroundings()
     around["device"] |= {"processor": machine.processor(), "threads": cores()}
@@ -98,9 +100,9 @@ def _ours(spec: str, settings: Sequence[str], folder: Path, jobs: int | None) ->
     }
 
 
-def _theirs(command: Sequence[str]) -> dict[str, Any]:
+def _theirs(command: Sequence[str], compiled: Path) -> dict[str, Any]:
     began = time.monotonic()
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, _PEERS_CACHE: str(compiled)})
     seconds = time.monotonic() - began
     if run.returncode:
         raise CracksError(f"{command[2]} ended with exit code {run.returncode}; its words are above")

@@ -8,7 +8,7 @@ import pytest
 
 from cracks_jax.benchmark import members, page, sweeps
 from cracks_jax.benchmark.job import Job
-from cracks_jax.errors import UsageError
+from cracks_jax.errors import CracksError, UsageError
 from tests.tiny import quick_compile  # noqa: F401
 
 JOB = Job("members", "upcracknet", batch=2, size=32, narrow=16, repeats=2, warmup=1)
@@ -37,6 +37,14 @@ def test_each_way_runs_in_processes_of_its_own(monkeypatch):
     for one in record["ways"].values():
         assert one["speed"] > 0 and len(one["seconds_all"]) == JOB.repeats and max(one["loss_error"]) < 1e-4
     assert "members, upcracknet, batch 2, 32 px" in page.lines(json.loads(json.dumps(record)))
+
+
+def test_a_peer_finds_nothing_compiled_by_an_earlier_one(tmp_path):
+    code = "import json, os; print(json.dumps({'cache': os.environ['TORCHINDUCTOR_CACHE_DIR']}))"
+    found = sweeps._theirs([sys.executable, "-c", code], tmp_path / "empty")
+    assert found["cache"] == str(tmp_path / "empty") and found["seconds"] > 0
+    with pytest.raises(CracksError, match="exit code 3"):
+        sweeps._theirs([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
 FILE = """
