@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
                        "MEMBER-seedN")  # fmt: skip
     sweep.add_argument("--seeds", metavar="0,1,2", help="every member with each seed (default: the file's own)")
     sweep.add_argument("--jobs", type=int, metavar="N", help="members at a time, each with its share of the devices "
-                       "(default: one a device; up to four share a GPU)")  # fmt: skip
+                       "(default: one a device; up to four share a GPU of this machine)")  # fmt: skip
     sweep.add_argument("--launcher", choices=("local", "ray", "slurm"), default="local",
                        help="where: processes of this machine (default), a Ray cluster, or a Slurm array, whose script "
                        "is written")  # fmt: skip

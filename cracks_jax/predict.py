@@ -197,9 +197,10 @@ class _Frozen:
         self._kernels: tuple[tuple[int, ...], Any] = ((), None)  # of the last size: others are seldom seen again
 
     def __call__(self, windows: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w"]:
-        if self._kernels[0] != windows.shape:
-            self._kernels = (windows.shape, self._prepare(self._state, windows))
-        return np.asarray(self._score(self._kernels[1], self._state, windows), np.float32)
+        kernels = self._kernels
+        if kernels[0] != windows.shape:  # another thread may ask meanwhile, for another size
+            kernels = self._kernels = (windows.shape, self._prepare(self._state, windows))
+        return np.asarray(self._score(kernels[1], self._state, windows), np.float32)
 
 
 @lru_cache(maxsize=8)
